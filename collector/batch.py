@@ -1,0 +1,64 @@
+"""The contract between capture and the sinks: what a block is, and what a sink says of it."""
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKey:
+    """One instance and one CPU of one run."""
+
+    run: bytes  # random id of one start of the daemon, 16 bytes
+    instance: str
+    cpu: int
+
+
+class Missed(NamedTuple):
+    """A gap inside a batch: entries the kernel overwrote before the reader came."""
+
+    index: int  # the batch's entry before which they are missing; = entries when at the end
+    count: int | None  # None: the kernel flagged the loss without a number
+    source: str  # "page": the flag of a sub-buffer
+
+
+class KindCount(NamedTuple):
+    """How many entries of one event a block holds."""
+
+    format_id: bytes  # id of the format object, 8 bytes
+    mode: int  # MODE_TYPED or MODE_RAW
+    count: int
+
+
+MODE_TYPED = 0  # a column per field
+MODE_RAW = 1  # the record's bytes: its format is unknown, or it does not fit its format
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A batch of one stream, encoded once; every sink passes the same bytes on.
+
+    (stream, number) names it everywhere. The body is the msgpack map that
+    docs/segment-format.md specifies.
+    """
+
+    stream: StreamKey
+    number: int
+    ordinal: int  # of the first entry: entries of the stream before it
+    events: int
+    first_ts: int  # in the unit of the stream's clock
+    last_ts: int
+    raw_bytes: int  # of the sub-buffers it was decoded from, header included
+    gaps: tuple[Missed, ...]
+    kinds: tuple[KindCount, ...]
+    pids: frozenset[int]  # that occur; what a segment must be able to name
+    addresses: frozenset[int]  # kernel code addresses that occur in fields which hold such
+    body: bytes
+
+
+class Delivery(enum.IntEnum):
+    """What became of a block at a sink; the worst of several is the largest."""
+
+    DELIVERED = 0
+    ERRORED = 1  # try again
+    REJECTED = 2  # will never work
