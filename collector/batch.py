@@ -17,8 +17,8 @@ class StreamKey:
 class Missed(NamedTuple):
     """A gap inside a batch: entries the kernel overwrote before the reader came."""
 
-    index: int  # the batch's entry before which they are missing; = entries when at the end
-    count: int | None  # None: the kernel flagged the loss without a number
+    at: int  # the batch's entry before which they are missing; = entries when at the end
+    lost: int | None  # None: the kernel flagged the loss without a number
     source: str  # "page": the flag of a sub-buffer
 
 
@@ -27,7 +27,7 @@ class KindCount(NamedTuple):
 
     format_id: bytes  # id of the format object, 8 bytes
     mode: int  # MODE_TYPED or MODE_RAW
-    count: int
+    entries: int
 
 
 MODE_TYPED = 0  # a column per field
