@@ -57,8 +57,8 @@ class Field:
 
     @property
     def fixed_end(self) -> int:
-        """The end of the field's part that every record has."""
-        return self.offset if self.kind == "tail" else self.offset + self.size
+        """The end of the field's part that every record has; of a location, the u32 that is read of it."""
+        return self.offset + (0 if self.kind == "tail" else 4 if self.kind.endswith("_loc") else self.size)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry; typed: `fields` has its values and `raw` is None, else `raw` is the whole record."""
+    """One entry; `fields` is None in raw mode: nothing but the bytes of the record is to be relied on."""
 
     ts: int
     id: int
@@ -82,7 +82,7 @@ class Entry:
     preempt_count: int
     pid: int
     fields: dict[str, Any] | None
-    raw: bytes | None
+    record: bytes  # all of it, from the common head on
 
 
 @dataclass
@@ -167,7 +167,6 @@ def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
             variable += length
             values[f.name] = record[start : start + length]
         elif f.kind == "tail":
-            variable += len(record) - f.offset
             values[f.name] = record[f.offset :]
         elif f.kind == "chars":
             values[f.name] = record[f.offset : f.offset + f.size]
@@ -194,7 +193,7 @@ def decode_record(ts: int, record: bytes, formats: dict[int, Format]) -> Entry |
     fmt = formats.get(head["common_type"])
     fields = field_values(record, fmt) if fmt else None
     return Entry(ts, head["common_type"], head["common_flags"], head["common_preempt_count"], head["common_pid"],
-                 fields, record if fields is None else None)  # fmt: skip
+                 fields, record)  # fmt: skip
 
 
 # ---- one page
