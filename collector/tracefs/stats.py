@@ -1,0 +1,83 @@
+"""The counters of one CPU's ring, from per_cpu/cpuN/stats."""
+
+from dataclasses import dataclass
+
+from collector.errors import TracefsFormatError
+
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStats:
+    """One reading of a stats file; counts are entries since the ring's last reset.
+
+    All counts fall back to 0 on a reset (trace_clock written, `trace` truncated, a tracer started).
+    """
+
+    entries: int  # unread now
+    overrun: int  # overwritten unread, or cut when the buffer shrank
+    commit_overrun: int  # reservations that failed because interrupts wrapped the ring
+    bytes: int  # unread, with heads and some padding: a hint only
+    oldest_event_ts: int | None  # None: the ring is empty, or the kernel doesn't say
+    now_ts: int | None  # the trace clock now; None: the kernel doesn't say
+    dropped_events: int  # refused because the ring was full (overwrite=0)
+    read_events: int  # consumed, by anyone
+    ts_is_ns: bool  # the two times are nanoseconds (in steps of 1000); else raw values of the clock
+
+
+# {key of the file: attribute}
+_COUNTS = {
+    "entries": "entries",
+    "overrun": "overrun",
+    "commit overrun": "commit_overrun",
+    "bytes": "bytes",
+    "dropped events": "dropped_events",
+    "read events": "read_events",
+}
+
+
+def parse_cpu_stats(text: str) -> CpuStats:
+    """Parse one per_cpu/cpuN/stats file.
+
+    Args:
+      text: the whole file; times are `s.uuuuuu` for clocks in nanoseconds, else plain numbers.
+    Raises:
+      TracefsFormatError: a count is missing, or a line has no number.
+    Source: kernel/trace/trace.c, tracing_stats_read().
+    """
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            values[key] = value.strip()
+    try:
+        counts = {attribute: int(values[key]) for key, attribute in _COUNTS.items()}
+        oldest, now = values.get("oldest event ts"), values.get("now ts")
+        return CpuStats(
+            entries=counts["entries"],
+            overrun=counts["overrun"],
+            commit_overrun=counts["commit_overrun"],
+            bytes=counts["bytes"],
+            # An empty ring prints 0.
+            oldest_event_ts=(_parse_ts(oldest) or None) if oldest is not None else None,
+            now_ts=_parse_ts(now) if now is not None else None,
+            dropped_events=counts["dropped_events"],
+            read_events=counts["read_events"],
+            ts_is_ns="." in (now or oldest or ""),
+        )
+    except KeyError as error:
+        raise TracefsFormatError(
+            f"no line {error.args[0]!r}", where="per_cpu/cpuN/stats", expected=", ".join(_COUNTS), got=repr(text[:200])
+        ) from None
+    except ValueError as error:
+        raise TracefsFormatError(
+            "a line has no number", where="per_cpu/cpuN/stats", expected="numbers", got=str(error)
+        ) from None
+
+
+def _parse_ts(value: str) -> int:
+    """`s.uuuuuu` as nanoseconds, a plain number as it is."""
+    seconds, dot, fraction = value.partition(".")
+    if not dot:
+        return int(value)
+    return int(seconds) * _NS_PER_S + int(fraction[:9].ljust(9, "0"))
