@@ -233,13 +233,20 @@ _where = st.one_of(st.integers(0, 40), st.integers(0, 1 << 17))
 mutations = st.builds(Mutation, st.sampled_from(["flip", "flip", "word", "commit", "copy"]), _where, _word)
 
 
-def mutated_pages(pages: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """One of `pages`, which are all of one size, with one to eight damages."""
+@dataclass(frozen=True)
+class DamagedPage:
+    """Which page, and what is done to it: short to print, where the bytes would fill the screen."""
 
-    def damage(chosen: tuple[bytes, list[Mutation]]) -> bytes:
-        page = bytearray(chosen[0])
-        for mutation in chosen[1]:
+    page: int
+    mutations: tuple[Mutation, ...]
+
+    def build(self, pages: Sequence[bytes]) -> bytes:
+        """The damaged bytes."""
+        page = bytearray(pages[self.page % len(pages)])
+        for mutation in self.mutations:
             mutation.apply(page)
         return bytes(page)
 
-    return st.tuples(st.sampled_from(pages), st.lists(mutations, min_size=1, max_size=8)).map(damage)
+
+# Pages are counted modulo those that there are; one to eight damages each.
+damaged_pages = st.builds(DamagedPage, st.integers(0, 1000), st.lists(mutations, min_size=1, max_size=8).map(tuple))

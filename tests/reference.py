@@ -107,33 +107,41 @@ def read_layout(text: str) -> Layout:
     return Layout(found["timestamp"][0], *found["commit"], *found["data"])
 
 
-def read_field(system: str, event: str, match: re.Match[str]) -> Field:
-    """One field line; `kind` follows from the declaration, place and width never do."""
+def read_field(system: str, event: str, match: re.Match[str]) -> list[Field]:
+    """One field line; `kind` follows from the declaration, place and width never do.
+
+    Usually one field; of an array of strings (`__data_loc char[][2] name`, only probes have it) each one.
+    """
     decl = match["decl"].strip()
     offset, size, signed = int(match["offset"]), int(match["size"]), match["signed"] == "1"
     dim = re.search(r"\[([^\]]*)\]$", decl)
     words = re.sub(r"\[[^\]]*\]", " ", decl).split()
     name, types = words[-1], words[:-1]
     if types[0] in ("__data_loc", "__rel_loc"):
-        return Field(name, types[0][2:], offset, size, signed, 1, 1)
+        strings = re.search(r"\[\]\[(\d+)\]", decl)
+        if strings:
+            return [Field(f"{name}[{i}]", types[0][2:], offset + 4 * i, 4, signed, 1, 1)
+                    for i in range(int(strings[1]))]  # fmt: skip
+        # A synthetic event says size 8 for its u64 slot: the location is the first half, the other is old memory.
+        return [Field(name, types[0][2:], offset, size, signed, 1, 1)]
     # The format says caller[8], the record holds as many as its `size` field says.
     if size == 0 or (system, event, name) == ("ftrace", "kernel_stack", "caller"):
-        return Field(name, "tail", offset, size, signed, 1, 1)
+        return [Field(name, "tail", offset, size, signed, 1, 1)]
     if types == ["char"] and dim:
-        return Field(name, "chars", offset, size, signed, 1, size)
+        return [Field(name, "chars", offset, size, signed, 1, size)]
     count = 1
     if dim:
         count = int(dim[1]) if dim[1].isdigit() else size // TYPE_SIZES.get(types[-1], size)
-    if count < 1 or size % count or size // count not in (1, 2, 4, 8):
-        return Field(name, "chars", offset, size, signed, 1, size)  # a struct: its bytes
-    return Field(name, "int", offset, size, signed, count, size // count)
+    if count < 1 or size % count or size // count not in (1, 2, 4, 8) or (dim and size == count):
+        return [Field(name, "chars", offset, size, signed, 1, size)]  # a struct, or an array of bytes: all in one
+    return [Field(name, "int", offset, size, signed, count, size // count)]
 
 
 def read_format(system: str, text: str) -> Format:
     """One `format` file; the first block of fields is the head that all records share."""
     name = re.search(r"^name: (.*)$", text, re.M)[1]
     number = int(re.search(r"^ID: (\d+)$", text, re.M)[1])
-    fields = [read_field(system, name, m) for m in FIELD_LINE.finditer(text.split("\nprint fmt:")[0])]
+    fields = [f for m in FIELD_LINE.finditer(text.split("\nprint fmt:")[0]) for f in read_field(system, name, m)]
     common = tuple(f for f in fields if f.name.startswith("common_"))
     own = sorted((f for f in fields if not f.name.startswith("common_")), key=lambda f: f.offset)
     return Format(number, system, name, common, tuple(own))

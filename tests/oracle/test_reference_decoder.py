@@ -81,7 +81,7 @@ def test_values_of_fixed_and_located_arrays(recorded_case: Callable[[str], Path]
         assert f" arr16={{{','.join(hex(v) for v in f['fixed'])}}} " in line
         assert f" arr32={{{','.join(hex(v) for v in words)}}} " in line
         assert f" ip4={'.'.join(map(str, f['ip4']))} " in line
-        assert f" mac={bytes(f['mac']).hex(':')} " in line
+        assert f" mac={f['mac'].hex(':')} " in line
 
 
 def test_values_of_strings_and_their_locations(recorded_case: Callable[[str], Path]) -> None:
