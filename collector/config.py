@@ -261,7 +261,10 @@ def load_config(paths: Sequence[Path], overrides: Sequence[Override] = ()) -> Co
         except (OSError, UnicodeDecodeError) as e:
             reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
             raise ConfigError(
-                "the configuration cannot be read", where=str(path), got=str(reason), hint="check the path given with -c"
+                "the configuration cannot be read",
+                where=str(path),
+                got=str(reason),
+                hint="check the path given with -c",
             ) from e
     return parse_layers(layers, overrides)
 

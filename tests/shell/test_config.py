@@ -79,8 +79,8 @@ x = 1
         "c.toml:1: shutdown_timeout: expected a key of the top level, got an unknown key; "
         "did you mean shutdown_timeout_s?",
         "c.toml:4: trace.buffer_persent: expected a key of trace, got an unknown key; did you mean buffer_percent?",
-        'c.toml:5: trace.clock: expected a text in quotes, got 7',
-        "c.toml:6: trace.cpus: expected \"all\" or CPUs such as \"0-3,8\" (the range '3-1' ends before it starts), "
+        "c.toml:5: trace.clock: expected a text in quotes, got 7",
+        'c.toml:6: trace.cpus: expected "all" or CPUs such as "0-3,8" (the range \'3-1\' ends before it starts), '
         'got "3-1"',
         'c.toml:7: trace.events: expected SYSTEM:EVENT such as "sched:sched_switch" or "sched:*", not \'sched\', '
         'got ["sched"]',
@@ -112,11 +112,25 @@ def test_text_that_is_not_toml_names_its_line(text: str, line: int) -> None:
     assert problem.startswith(f"c.toml:{line}: expected TOML, got ")
 
 
-@pytest.mark.parametrize("text", ["trace = 3", "[trace]\nevents = 'sched:*'", "[trace]\noverwrite = 1",
-                                  "[trace]\nbuffer_percent = 2.5", "[trace]\nbuffer_percent = true",
-                                  "[trace]\ninstance = '../x'", "[trace]\ncpus = [-1]", "[trace]\ncpus = '0-9999999'",
-                                  "[http]\nlisten = '9464'", "[trace]\nevents = []", "[capture]\nflush_interval_s = nan",
-                                  "[capture]\nflush_interval_s = inf", "shutdown_timeout_s = 0", "[archive]\nfolder = ''"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trace = 3",
+        "[trace]\nevents = 'sched:*'",
+        "[trace]\noverwrite = 1",
+        "[trace]\nbuffer_percent = 2.5",
+        "[trace]\nbuffer_percent = true",
+        "[trace]\ninstance = '../x'",
+        "[trace]\ncpus = [-1]",
+        "[trace]\ncpus = '0-9999999'",
+        "[http]\nlisten = '9464'",
+        "[trace]\nevents = []",
+        "[capture]\nflush_interval_s = nan",
+        "[capture]\nflush_interval_s = inf",
+        "shutdown_timeout_s = 0",
+        "[archive]\nfolder = ''",
+    ],
+)
 def test_wrong_types_and_values_are_refused(text: str) -> None:
     assert len(problems_of(text)) == 1
 
@@ -141,7 +155,7 @@ def test_an_error_names_the_layer_it_came_from() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read.*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot be read.*No such file"):
         load_config([tmp_path / "none.toml"])
     (tmp_path / "latin.toml").write_bytes(b'x = "\xe4"')
     with pytest.raises(ConfigError, match="not UTF-8"):
@@ -151,7 +165,12 @@ def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> 
 def test_lines_are_found_in_every_way_to_write_a_key() -> None:
     text = 'top = 1\ntrace.clock = "x"\n["http"]  # note\n "listen" = ""\n[trace]\nevents = [\n  "a:b",\n]\n'
     assert find_lines(text) == {
-        ("top",): 1, ("trace", "clock"): 2, ("http",): 3, ("http", "listen"): 4, ("trace",): 5, ("trace", "events"): 6,
+        ("top",): 1,
+        ("trace", "clock"): 2,
+        ("http",): 3,
+        ("http", "listen"): 4,
+        ("trace",): 5,
+        ("trace", "events"): 6,
     }
 
 
@@ -179,8 +198,10 @@ def test_min_free_is_bounded_by_the_size_of_the_filesystem() -> None:
     assert archive.min_free_of(1000 * MIB) == 50 * MIB
 
 
-@pytest.mark.parametrize(("listen", "parts"), [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0)),
-                                               ("localhost:80", ("localhost", 80))])
+@pytest.mark.parametrize(
+    ("listen", "parts"),
+    [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0)), ("localhost:80", ("localhost", 80))],
+)
 def test_listen_addresses_are_split(listen: str, parts: tuple[str, int]) -> None:
     assert split_listen(listen) == parts
 

@@ -1,0 +1,73 @@
+"""One line that says how the collection goes, for a terminal and for systemd. Pure."""
+
+from dataclasses import dataclass
+
+from collector.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the line says."""
+
+    events_per_s: float
+    lost_events: int
+    archive_bytes: int
+    ring_fill: float | None  # of the fullest ring, 0 to 1; None: unknown
+    cpus: int
+    suspended: bool
+
+
+def build_status(now: Snapshot, before: Snapshot, elapsed_s: float) -> Status:
+    """Compare two snapshots.
+
+    Args:
+      elapsed_s: between them; 0 gives a rate of 0.
+    """
+    decoded = sum(s.decoded_events for s in now.streams) - sum(s.decoded_events for s in before.streams)
+    fills = [
+        s.kernel_bytes / s.kernel_size_bytes for s in now.streams if s.kernel_bytes is not None and s.kernel_size_bytes
+    ]
+    return Status(
+        events_per_s=max(0.0, decoded / elapsed_s) if elapsed_s > 0 else 0.0,
+        lost_events=sum(s.lost_events or 0 for s in now.streams),
+        archive_bytes=now.archive_bytes,
+        ring_fill=min(1.0, max(fills)) if fills else None,
+        cpus=len({s.cpu for s in now.streams}),
+        suspended=now.archive_suspended,
+    )
+
+
+def render_status(status: Status) -> str:
+    """The text, such as `12,345 events/s, lost 0, archive 1.2 MiB, rings 3 % full, 2 CPUs`."""
+    parts = [
+        f"{status.events_per_s:,.0f} events/s",
+        f"lost {status.lost_events:,}",
+        f"archive {format_size(status.archive_bytes)}",
+    ]
+    if status.ring_fill is not None:
+        parts.append(f"rings {100 * status.ring_fill:.0f} % full")
+    parts.append("1 CPU" if status.cpus == 1 else f"{status.cpus} CPUs")
+    if status.suspended:
+        parts.append("ARCHIVE SUSPENDED: no room on the disk")
+    return ", ".join(parts)
+
+
+def render_line(text: str, columns: int) -> str:
+    """The bytes of a terminal's live line: replaces the line before, never wraps.
+
+    A wrapped line could not be replaced by the next one.
+    """
+    room = max(0, columns - 1)
+    return "\r\x1b[K" + (text if len(text) <= room else text[: max(0, room - 1)] + "…"[:room])
+
+
+def format_size(size_bytes: int) -> str:
+    """`512 B`, `1.5 KiB`, `128.0 MiB`."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size = float(size_bytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1023.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
