@@ -1,0 +1,91 @@
+"""Making an instance and holding it: one process per instance, by a flock on its folder.
+
+The lock ends with the process, so a crash leaves nothing to clean up.
+"""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from collector.errors import InstanceBusyError, TracefsError, TracefsMissingError, TracefsPermissionError, UsageError
+from collector.tracefs.files import ROOT_HINT, TracefsDir
+
+_LOCKS = Path("/proc/locks")
+_NAME_MAX = 128  # bytes; the kernel's limit is a file name's, this one keeps messages and labels readable
+_LOCK_TRIES = 5  # each one means that another process removed the instance between our open and our lock
+
+
+def check_name(name: str) -> None:
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_MAX:
+        raise UsageError(
+            "not a name for an instance", where="instance name", expected=f"1 to {_NAME_MAX} bytes without a slash",
+            got=repr(name),
+        )  # fmt: skip
+
+
+def make_and_lock(tree: TracefsDir) -> tuple[int, bool]:
+    """Make the instance unless it exists, and lock it.
+
+    Returns: (descriptor of its folder, flocked; whether it existed). Such a descriptor doesn't hinder rmdir.
+
+    Raises:
+      InstanceBusyError: another process holds the lock; it says which.
+      TracefsPermissionError, TracefsMissingError, TracefsError: it can't be made.
+    """
+    for _ in range(_LOCK_TRIES):
+        existed = _make(tree)
+        try:
+            fd = os.open(tree.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _find_holder(os.fstat(fd))
+            os.close(fd)
+            raise InstanceBusyError(
+                "the instance is in use", where=str(tree.path), expected="no other collector on it",
+                got=f"a lock of {holder}", hint="stop it, or give this one another instance name",
+            ) from error  # fmt: skip
+        # The one that was locked may have been removed in between, and another made.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(tree.path)):
+                return fd, existed
+        os.close(fd)
+    raise InstanceBusyError(
+        "the instance comes and goes", where=str(tree.path), got=f"removed by others {_LOCK_TRIES} times in a row"
+    )
+
+
+def _make(tree: TracefsDir) -> bool:
+    """Make the instance; True when it existed."""
+    try:
+        os.mkdir(tree.path, 0o750)
+    except FileExistsError:
+        return True
+    except PermissionError as error:
+        raise TracefsPermissionError(
+            "an instance can't be made", where=str(tree.path), got=str(error), hint=ROOT_HINT
+        ) from error
+    except FileNotFoundError as error:
+        raise TracefsMissingError(
+            "this kernel has no instances, or this is a recorded tree", where=str(tree.path), got=str(error)
+        ) from error
+    except OSError as error:
+        raise TracefsError("an instance can't be made", where=str(tree.path), got=str(error)) from error
+    return False
+
+
+def _find_holder(status: os.stat_result) -> str:
+    """Who holds the flock of that folder, in words."""
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in _LOCKS.read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and "->" not in fields and wanted in fields:
+                pid = fields[fields.index(wanted) - 1]
+                with contextlib.suppress(OSError):
+                    return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
+                return f"process {pid}"
+    return "a process that /proc/locks doesn't show here"
