@@ -1,0 +1,235 @@
+"""Schema and map objects: the names that blocks refer to by a hash.
+
+    id   = first 8 bytes of SHA-256(type, 0x00, uncompressed data)
+    data = one msgpack object, compressed when that is worth it
+
+Every segment carries the objects that its blocks need, before their first use, so that any one segment decodes
+alone. The same content has the same id everywhere.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import zstandard
+
+from ..errors import SegmentError
+from .fields import Fields, pack, unpack
+
+# Below this zstd's frame eats what it saves.
+COMPRESS_ABOVE_BYTES = 200
+
+# No object of a real kernel comes near (saved_cmdlines: 128 Ki entries at most, 3 MiB); it bounds what a hostile
+# frame can make a reader allocate.
+MAX_OBJECT_BYTES = 32 * 1024 * 1024
+
+INT, CHARS, DATA_LOC, REL_LOC, TAIL = "int", "chars", "data_loc", "rel_loc", "tail"
+VARIABLE = frozenset((DATA_LOC, REL_LOC, TAIL))
+_CLASSES = VARIABLE | {INT, CHARS}
+
+# The type stands before the name: "field:__data_loc char[] name;" "field:char buf[];" "field:const char * fmt;"
+_FIELD_TYPE = re.compile(r"^\tfield:(.*?)([A-Za-z_]\w*)?(\[[^\]]*\])?;", re.MULTILINE)
+
+
+class Compressor(Protocol):
+    """What zstandard.ZstdCompressor gives; one per thread, it is not safe to share."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as a segment holds it, its hash checked."""
+
+    id: bytes  # 8 bytes
+    type: str  # format, symbols, printk, comms, clock
+    value: Any  # what the data decodes to
+
+
+@dataclass(frozen=True, slots=True)
+class FieldColumn:
+    """One field of an event, common fields excepted, in the order of offset."""
+
+    name: str
+    cls: str  # int, chars, data_loc, rel_loc, tail
+    size: int  # bytes: of an element; of the whole for chars
+    signed: bool
+    count: int  # elements; 1 for a scalar, for chars and for the variable ones
+
+
+@dataclass(frozen=True)
+class FormatObject:
+    """One event's layout, or the name under which entries without a format are kept."""
+
+    id: bytes  # of the object
+    event_id: int  # the kernel's id
+    system: str
+    name: str
+    columns: tuple[FieldColumn, ...]
+    text: str  # the whole format file; "" when the id has none
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.system}:{self.name}"
+
+    @cached_property
+    def text_fields(self) -> frozenset[str]:
+        """Names of the fields whose C type is a char, so that their bytes are text rather than numbers."""
+        found = set()
+        for kind, name, _brackets in _FIELD_TYPE.findall(self.text):
+            words = kind.replace("[]", " ").replace("*", " * ").split()
+            if "char" in words and "*" not in words and "unsigned" not in words:
+                found.add(name)
+        return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockPair:
+    """One moment in several clocks, taken by the daemon."""
+
+    instance: str
+    trace: int  # in the unit of the instance's clock
+    realtime_ns: int
+    boottime_ns: int
+    monotonic_ns: int
+    error_ns: int  # how far apart the readings may be
+
+
+def object_id(kind: str, data: bytes) -> bytes:
+    return hashlib.sha256(kind.encode() + b"\0" + data).digest()[:8]
+
+
+def build_object(kind: str, value: object, compressor: Compressor | None = None) -> tuple[bytes, bytes]:
+    """Gives (id, body of the object record).
+
+    Args:
+      kind: the object's type.
+      value: what docs/segment-format.md says of that type.
+      compressor: without one the data stays as it is.
+    """
+    data = pack(value)
+    return object_id(kind, data), _build_body(kind, data, compressor)
+
+
+def _build_body(kind: str, data: bytes, compressor: Compressor | None) -> bytes:
+    codec, stored = "none", data
+    if compressor is not None and len(data) > COMPRESS_ABOVE_BYTES:
+        packed = compressor.compress(data)
+        if len(packed) < len(data):
+            codec, stored = "zstd", packed
+    return pack({"id": object_id(kind, data), "type": kind, "codec": codec, "data": stored})
+
+
+def recompress(body: bytes, compressor: Compressor) -> bytes:
+    """Gives the same object with its data compressed where that helps.
+
+    Raises:
+      SegmentError: the body is not an object's.
+    """
+    top = Fields(unpack(body, "object"), "object")
+    data = top.binary("data")
+    if top.text("codec") != "none" or len(data) <= COMPRESS_ABOVE_BYTES:
+        return body
+    return _build_body(top.text("type"), data, compressor)
+
+
+def parse_object(body: bytes | memoryview) -> StoredObject:
+    """Decodes the body of an object record and checks its hash.
+
+    Raises:
+      SegmentError: malformed, too large, or its content is not what the id names.
+    """
+    top = Fields(unpack(body, "object"), "object")
+    kind, codec, data = top.text("type"), top.text("codec"), top.binary("data")
+    if codec == "zstd":
+        data = decompress_zstd(data, None, MAX_OBJECT_BYTES, f"object {kind}")
+    elif codec != "none":
+        raise SegmentError(f"object {kind}: codec", expected="none or zstd", got=repr(codec))
+    found = object_id(kind, data)
+    if found != top.binary("id", 8):
+        raise SegmentError(f"object {kind} does not hash to its id", expected=top.binary("id").hex(), got=found.hex())
+    return StoredObject(found, kind, unpack(data, f"object {kind}"))
+
+
+def decompress_zstd(data: bytes, size_bytes: int | None, limit_bytes: int, what: str) -> bytes:
+    """Decompresses one frame whose header must carry its content's size.
+
+    Args:
+      size_bytes: what the content must measure, None where only the frame says it.
+      limit_bytes: refuses more before anything is allocated.
+    Raises:
+      SegmentError: not one such frame.
+    """
+    try:
+        claimed = zstandard.get_frame_parameters(data).content_size
+        # The claim is what decompress() allocates, whatever max_output_size says.
+        if claimed > limit_bytes or (size_bytes is not None and claimed != size_bytes):
+            expected = f"{size_bytes} bytes" if size_bytes is not None else f"at most {limit_bytes} bytes"
+            raise SegmentError(f"{what}: a zstd frame of the wrong size", expected=expected, got=str(claimed))
+        out = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as e:
+        raise SegmentError(f"{what} does not decompress ({e})") from e
+    if len(out) != claimed:
+        raise SegmentError(f"{what}: decompressed size", expected=str(claimed), got=str(len(out)))
+    return out
+
+
+def parse_format(found: StoredObject) -> FormatObject:
+    """Gives the layout that a format object holds.
+
+    Raises:
+      SegmentError: a key is missing, has the wrong type or an impossible size.
+    """
+    top = Fields(found.value, "format object")
+    columns = []
+    for name, cls, size, signed, count in _column_rows(top):
+        if cls not in _CLASSES or not 0 <= size <= 65536 or not 0 <= count <= 65536 or (cls != CHARS and size == 0):
+            raise SegmentError(f"format object: column {name!r}", expected="a class, a size and a count of version 1",
+                               got=f"{cls!r}, {size}, {count}")
+        columns.append(FieldColumn(name, cls, size, signed, count))
+    return FormatObject(
+        found.id, top.integer("id"), top.text("system"), top.text("name"), tuple(columns), top.text("text")
+    )
+
+
+def _column_rows(top: Fields) -> list[tuple[str, str, int, bool, int]]:
+    rows = []
+    for row in top.array("columns"):
+        if not isinstance(row, list) or [type(v) for v in row] not in (
+            [str, str, int, bool, int],
+            [str, str, int, int, int],  # a native encoder may write 0 and 1
+        ):
+            expected = "[name, class, size, signed, count]"
+            raise SegmentError("format object: columns", expected=expected, got=repr(row)[:60])
+        rows.append((row[0], row[1], row[2], bool(row[3]), row[4]))
+    return rows
+
+
+def parse_names(found: StoredObject) -> dict[int, Any]:
+    """Gives the map of a symbols, printk or comms object with keys that are no integers left out.
+
+    Raises:
+      SegmentError: it is not a map.
+    """
+    if not isinstance(found.value, dict):
+        raise SegmentError(f"object {found.type} is not a map", got=type(found.value).__name__)
+    return {key: value for key, value in found.value.items() if type(key) is int}
+
+
+def parse_clock(found: StoredObject) -> ClockPair:
+    """Gives the pair of a clock object.
+
+    Raises:
+      SegmentError: a key is missing or has the wrong type.
+    """
+    top = Fields(found.value, "clock object")
+    return ClockPair(
+        top.text("instance"),
+        top.integer("trace"),
+        top.integer("realtime_ns"),
+        top.integer("boottime_ns"),
+        top.integer("monotonic_ns"),
+        top.integer("error_ns"),
+    )

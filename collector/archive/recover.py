@@ -1,0 +1,191 @@
+"""Seals what a crash left open: each stale `.part` is cut back to its last good record and gets a footer.
+
+Nothing is ever deleted: a file without a readable header is set aside under another name. Nothing stops the recovery
+of the other files, and doing it twice changes nothing.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ArchiveError, SegmentError
+from .bodies import Header, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
+from .fields import pack
+from .frame import Kind, Record, build_record, build_trailer
+from .lock import ArchiveLock
+from .objects import parse_format, parse_object
+from .reader import Segment
+from .segment import PART_SUFFIX, disk_error, rename_segment, sync_folder
+from .tally import SegmentTally
+from .totals import StreamId, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What became of one stale `.part`."""
+
+    path: Path  # its name now
+    blocks: int
+    events: int
+    cut_bytes: int  # of the torn tail
+    reason: str  # recovered: sealed; sealed: only the rename was missing; quarantined: ...; failed: ...
+
+
+def recover_folder(folder: Path, *, holds_lock: bool = False) -> list[Recovered]:
+    """Seals every stale `.part` of an archive.
+
+    Args:
+      holds_lock: the caller has the archive's lock already, as the daemon at its start.
+    Raises:
+      ArchiveLockedError: a live process writes this archive.
+      ArchiveError: no such folder, or it cannot be written.
+    """
+    if not folder.is_dir():
+        raise ArchiveError("no such folder", where=str(folder), expected="an archive's folder")
+    if holds_lock:
+        return _recover_all(folder)
+    try:
+        lock = ArchiveLock(folder)
+    except OSError as e:
+        raise disk_error(folder, e, "lock the archive") from e
+    with lock:
+        return _recover_all(folder)
+
+
+def _recover_all(folder: Path) -> list[Recovered]:
+    done = []
+    for path in sorted(p for p in folder.iterdir() if p.name.endswith(PART_SUFFIX)):
+        try:
+            done.append(_recover(path))
+        except OSError as e:
+            done.append(Recovered(path, 0, 0, 0, f"failed: {e.strerror}; see to the filesystem and try again"))
+    if done:
+        sync_folder(folder)
+    return done
+
+
+def _recover(path: Path) -> Recovered:
+    try:
+        with Segment(path) as segment:
+            if segment.header is None:
+                return _set_aside(path, f"its header does not read ({segment.header_fault})")
+            state = _Scan(segment.header)
+            for found in segment.records():
+                if isinstance(found, Record) and state.add(found):
+                    break
+            size_bytes = segment.size_bytes
+    except SegmentError as e:
+        return _set_aside(path, e.what)
+    final = path.with_name(path.name.removesuffix(".part"))
+    if final.exists():
+        return _set_aside(path, f"{final.name} exists already")
+    ending = state.ending()
+    with open(path, "r+b", buffering=0) as file:
+        if size_bytes != state.end + len(ending) or os.pread(file.fileno(), len(ending), state.end) != ending:
+            # The ending goes over the torn tail before what is left of that is cut: a crash here is recovered again.
+            _write_at(file.fileno(), ending, state.end)
+            file.truncate(state.end + len(ending))
+        os.fsync(file.fileno())
+    rename_segment(path, final)
+    cut_bytes = max(size_bytes - state.end, 0) if state.footer is None else 0
+    reason = "recovered" if state.footer is None else "sealed"
+    return Recovered(final, state.tally.blocks, state.tally.events, cut_bytes, reason)
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        done = os.pwrite(fd, left, offset)
+        left, offset = left[done:], offset + done
+
+
+def _set_aside(path: Path, why: str) -> Recovered:
+    """Renames a file that cannot be sealed, never over another one."""
+    target, number = path.with_name(path.name + ".bad"), 0
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.{number}.bad")
+    os.rename(path, target)
+    return Recovered(target, 0, 0, 0, f"quarantined: {why}")
+
+
+class _Scan:
+    """Adds up the good records of a `.part` up to its footer, where it came as far."""
+
+    def __init__(self, header: Header, clock: Callable[[], int] = time.time_ns) -> None:
+        self.header = header
+        self.tally = SegmentTally(header.opening)
+        self.end = 0  # of the last good record
+        self.footer: Record | None = None
+        self._clock = clock
+        self._samples: dict[StreamId, Totals] = {}
+        self._names: dict[bytes, str] = {}
+
+    def add(self, record: Record) -> bool:
+        """Adds a record; True when it is the footer, after which nothing counts."""
+        if not self._take(record):
+            return False
+        self.end = record.end
+        return self.footer is not None
+
+    def _take(self, record: Record) -> bool:
+        """False for a record that is not this run's: what a torn tail happened to carry inside."""
+        key, first_ts, last_ts = None, 0, 0
+        try:
+            match record.kind:
+                case Kind.FOOTER:
+                    if parse_footer(record.body).run != self.header.run:
+                        return False
+                    self.footer = record
+                    return True
+                case Kind.HEADER:
+                    if record.offset or parse_header(record.body).run != self.header.run:
+                        return False
+                case Kind.BLOCK:
+                    block = parse_block(record.body)
+                    if block.run != self.header.run:
+                        return False
+                    self.tally.add_block(
+                        record.offset, record.crc, block.stream, block.number, block.entries, block.first_ts,
+                        block.last_ts, block.raw_bytes, block.gaps, block.kinds, self._names,
+                    )  # fmt: skip
+                    return True
+                case Kind.OBJECT:
+                    stored = parse_object(record.body)
+                    if stored.type == "format":
+                        self._names[stored.id] = parse_format(stored).full_name
+                case Kind.SAMPLE:
+                    sample = parse_sample(record.body)
+                    if sample.run != self.header.run:
+                        return False
+                    key = sample.stream
+                    self._samples[key] = sample.totals
+                case Kind.GAP | Kind.COVERAGE:
+                    key, first_ts, last_ts = _place(record)
+                case _:
+                    return False
+        except SegmentError:
+            return False
+        self.tally.add_record(record.offset, record.kind, record.crc, key, first_ts, last_ts)
+        return True
+
+    def ending(self) -> bytes:
+        """Gives the footer and trailer: those the file has, or new ones."""
+        if self.footer is not None:
+            at = self.footer.offset
+            return build_record(Kind.FOOTER, bytes(self.footer.body)) + build_trailer(at, self.footer.length)
+        # What the kernel said last is all that is known of its side; what was on its way since then is lost with the
+        # crash, so nothing is settled.
+        closing = {key: replace(totals, residual=None, settled=False) for key, totals in self._samples.items()}
+        body = self.tally.build_footer(
+            self.header.run, self.header.segment, closing, "recovered", False, self._clock()
+        )
+        footer = build_record(Kind.FOOTER, pack(body))
+        return footer + build_trailer(self.end, len(footer))
+
+
+def _place(record: Record) -> tuple[StreamId, int, int]:
+    of = parse_gap(record.body) if record.kind == Kind.GAP else parse_coverage(record.body)
+    return of.stream, of.from_ts or 0, of.to_ts or 0
