@@ -19,10 +19,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from collector.cpulist import parse_cpu_list
-from collector.errors import ConfigError
+from collector.errors import EXIT_USAGE, ConfigError, UsageError
+from collector.tracefs.cpus import parse_cpu_list
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+CPUS_EXPECTED = '"all", or CPUs such as "0-3,8"'
 
 
 def _none_if_auto(value: object) -> object:
@@ -37,8 +39,8 @@ def _to_cpus(value: object) -> object:
         return value
     try:
         return parse_cpu_list(value)
-    except ValueError as e:
-        raise ValueError(f'"all" or CPUs such as "0-3,8" ({e})') from e
+    except UsageError as e:
+        raise ValueError(CPUS_EXPECTED) from e
 
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -80,7 +82,7 @@ class TraceConfig(_Section):
         if not value:
             raise ValueError('at least one event, such as "sched:*"')
         for event in value:
-            if not re.fullmatch(r"[^\s:/]+:[^\s:/]+", event):
+            if not re.fullmatch(r"[^\s:/]+(:[^\s:/]+)?", event):
                 raise ValueError(f'SYSTEM:EVENT such as "sched:sched_switch" or "sched:*", not {event!r}')
         return value
 
@@ -96,7 +98,13 @@ class TraceConfig(_Section):
     def _cpus_exist(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is None:
             return None
-        return parse_cpu_list(",".join(map(str, value)))
+        try:
+            cpus = parse_cpu_list(",".join(map(str, value)))
+        except UsageError as e:
+            raise ValueError(CPUS_EXPECTED) from e
+        if not cpus:
+            raise ValueError(CPUS_EXPECTED)
+        return cpus
 
 
 class CaptureConfig(_Section):
@@ -229,6 +237,8 @@ class InvalidConfigError(ConfigError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
+        if all(p.where.startswith("-") for p in self.problems):
+            self.exit_code = EXIT_USAGE  # only options are wrong, no file is
         number = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
         super().__init__(f"{number} in the configuration\n" + "\n".join(f"  {p}" for p in self.problems))
 

@@ -65,7 +65,7 @@ shutdown_timeout = 3
 buffer_persent = 20
 clock = 7
 cpus = "3-1"
-events = ["sched"]
+events = ["sched:"]
 
 [capture]
 memory_budget_bytes = 1024
@@ -80,10 +80,9 @@ x = 1
         "did you mean shutdown_timeout_s?",
         "c.toml:4: trace.buffer_persent: expected a key of trace, got an unknown key; did you mean buffer_percent?",
         "c.toml:5: trace.clock: expected a text in quotes, got 7",
-        'c.toml:6: trace.cpus: expected "all" or CPUs such as "0-3,8" (the range \'3-1\' ends before it starts), '
-        'got "3-1"',
-        'c.toml:7: trace.events: expected SYSTEM:EVENT such as "sched:sched_switch" or "sched:*", not \'sched\', '
-        'got ["sched"]',
+        'c.toml:6: trace.cpus: expected "all", or CPUs such as "0-3,8", got "3-1"',
+        'c.toml:7: trace.events: expected SYSTEM:EVENT such as "sched:sched_switch" or "sched:*", not \'sched:\', '
+        'got ["sched:"]',
         "c.toml:10: capture.memory_budget_bytes: expected at least 8388608, got 1024",
         "c.toml:12: archive.compression: expected one of 'zstd', 'lz4' or 'none', got \"gzip\"",
         'c.toml:13: archive.sync_interval_s: expected a number, got "often"',
@@ -122,6 +121,8 @@ def test_text_that_is_not_toml_names_its_line(text: str, line: int) -> None:
         "[trace]\nbuffer_percent = true",
         "[trace]\ninstance = '../x'",
         "[trace]\ncpus = [-1]",
+        "[trace]\ncpus = []",
+        "[trace]\ncpus = ''",
         "[trace]\ncpus = '0-9999999'",
         "[http]\nlisten = '9464'",
         "[trace]\nevents = []",

@@ -1,0 +1,292 @@
+"""The command line: words to calls, errors to messages and exit codes. Nothing else happens here.
+
+Commands import what they need when they run: `show` pays neither for trio nor for pydantic.
+Results go to stdout, everything else to stderr.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from collector import __version__
+from collector.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, CollectorError, ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collector.config import Config, Override
+
+PROGRAM = "ftrace-collector"
+Number = TypeVar("Number", int, float)
+
+# The shells' convention for a process that a signal ended.
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the exit code of sysexits.h for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (see collector.errors)."""
+    args = build_parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.function
+    try:
+        code = command(args)
+        sys.stdout.flush()
+        return code
+    except CollectorError as e:
+        return _report([e])
+    except BaseExceptionGroup as group:
+        ours, others = group.split(CollectorError)
+        if ours is None or others is not None:
+            traceback.print_exc()
+            return EXIT_FAILURE
+        return _report(_leaves(ours))
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough. Python would complain
+        # once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILURE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = _Parser(prog=PROGRAM, description="Collects the Linux kernel's ftrace ring buffers into an archive.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    config = _Parser(add_help=False)
+    config.add_argument("-c", "--config", action="append", type=Path, default=[], metavar="FILE",
+                        help="TOML file; repeatable, later ones win key by key; without: built-in defaults")  # fmt: skip
+    config.add_argument("-e", "--event", action="append", metavar="SYSTEM:EVENT",
+                        help="event to record, with globs on both sides; repeatable; default: sched:*")  # fmt: skip
+    config.add_argument("--cpu", metavar="LIST", help="CPUs to trace, as in 0-3,8; default: all")
+    config.add_argument("--clock", metavar="NAME", help="trace clock; default: mono")
+    config.add_argument("--buffer-size-kb", type=int, metavar="N", help="ring of each CPU")
+    config.add_argument("--subbuf-size-kb", type=int, metavar="N", help="sub-buffer of the ring; default: 64")
+    config.add_argument("--instance", metavar="NAME", help=f"tracing instance; default: {PROGRAM}")
+    config.add_argument("--keep-instance", action="store_const", const=True, help="leave the instance behind at exit")
+    config.add_argument("--output", metavar="DIR", help="folder of the archive; default: ./traces")
+    config.add_argument("--http", metavar="HOST:PORT", help='metrics and health; "" for none; default: 127.0.0.1:9464')
+    config.add_argument("--log-format", choices=["text", "json"], help="of the messages on stderr; default: text")
+    config.add_argument("-v", "--verbose", action="count", default=0, help="log more")
+    config.add_argument("-q", "--quiet", action="count", default=0, help="log warnings only; twice: errors only")
+
+    run = commands.add_parser("run", parents=[config], help="collect until stopped",
+                              description="Collects until SIGINT or SIGTERM, then drains and seals.")  # fmt: skip
+    run.add_argument("--duration", type=_seconds, metavar="S", help="stop by itself after so many seconds")
+    run.add_argument("--replay", type=Path, metavar="CASE",
+                     help="take a recorded kernel instead: a folder with tracefs/, uname and kallsyms")  # fmt: skip
+    run.set_defaults(function=_run)
+
+    check = commands.add_parser("check", parents=[config], help="check the configuration, and the kernel against it")
+    check.set_defaults(function=_check)
+
+    info = commands.add_parser("info", help="say what an archive holds")
+    _add_paths(info)
+    info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    info.set_defaults(function=_info)
+
+    verify = commands.add_parser("verify", help="check every byte and the accounting; exit 1 on any damage")
+    _add_paths(verify)
+    verify.set_defaults(function=_verify)
+
+    recover = commands.add_parser("recover", help="seal what a crash left open")
+    recover.add_argument("folder", type=Path, metavar="DIR")
+    recover.set_defaults(function=_recover)
+
+    show = commands.add_parser("show", help="print events")
+    _add_paths(show)
+    show.add_argument("--since", type=int, metavar="TS", help="from this ts_ns on, in the trace clock's value")
+    show.add_argument("--until", type=int, metavar="TS", help="up to this ts_ns, included")
+    show.add_argument("--cpu", type=_cpus, metavar="LIST", help="CPUs, as in 0-3,8")
+    show.add_argument("-e", "--event", action="append", metavar="SYSTEM:EVENT", help="with globs; repeatable")
+    show.add_argument("--pid", action="append", type=int, metavar="N", help="thread id; repeatable")
+    show.add_argument("--limit", type=_count, metavar="N", help="print so many events at most")
+    show.add_argument("--format", choices=["fields", "json"], default="fields",
+                      help="fields: name=value; json: one object a line")  # fmt: skip
+    show.set_defaults(function=_show)
+
+    version = commands.add_parser("version", help="print the versions")
+    version.set_defaults(function=_version)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def build_overrides(args: argparse.Namespace) -> "list[Override]":
+    """The options of `run` and `check` as settings."""
+    from collector.config import Override
+
+    level = None
+    if args.verbose:
+        level = "debug"
+    elif args.quiet:
+        level = "warning" if args.quiet == 1 else "error"
+    http = args.http
+    if http is None and getattr(args, "replay", None):
+        http = ""  # a replay is over before anyone could scrape it, and must not meet a daemon's port
+    values = [
+        (("trace", "events"), args.event, "--event"),
+        (("trace", "cpus"), args.cpu, "--cpu"),
+        (("trace", "clock"), args.clock, "--clock"),
+        (("trace", "buffer_size_kb"), args.buffer_size_kb, "--buffer-size-kb"),
+        (("trace", "subbuf_size_kb"), args.subbuf_size_kb, "--subbuf-size-kb"),
+        (("trace", "instance"), args.instance, "--instance"),
+        (("trace", "keep_instance"), args.keep_instance, "--keep-instance"),
+        (("archive", "folder"), args.output, "--output"),
+        (("http", "listen"), http, "--http"),
+        (("log", "format"), args.log_format, "--log-format"),
+        (("log", "level"), level, "-v/-q"),
+    ]
+    return [Override(key, value, option) for key, value, option in values if value is not None]
+
+
+def _load(args: argparse.Namespace) -> "Config":
+    from collector.config import load_config
+
+    return load_config(args.config, build_overrides(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = _load(args)
+    from collector.daemon import run
+
+    return run(config, replay=args.replay, duration_s=args.duration)
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = _load(args)
+    from collector.tracefs.files import TracefsDir, find_tracefs
+
+    try:
+        tracefs = TracefsDir(find_tracefs())
+        clocks = tracefs.read_clock()[1]
+    except CollectorError as e:
+        print(f"configuration ok; not compared with this kernel: {e}")
+        return EXIT_OK
+    problems = []
+    if config.trace.clock not in clocks:
+        problems.append(f"trace.clock: expected one of {', '.join(clocks)}, got {config.trace.clock}")
+    found = 0
+    for pattern in config.trace.events:
+        try:
+            found += len(tracefs.match_events([pattern]))
+        except UsageError as e:
+            problems.append(f"trace.events: {e}")
+    if problems:
+        raise ConfigError("this kernel cannot do what is configured\n" + "\n".join(f"  {p}" for p in problems))
+    print(f"configuration ok; {found} events, clock {config.trace.clock}, archive {config.archive.folder}")
+    return EXIT_OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    from collector.archive.info import format_table, summarise
+
+    summary = summarise(args.paths)
+    if args.json:
+        import json
+
+        print(json.dumps(summary, indent=2))
+    else:
+        print(format_table(summary))
+    return EXIT_OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from collector.archive.verify import verify_paths
+
+    problems = verify_paths(args.paths)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if len(problems) != 1 else "1 problem", file=sys.stderr)
+    return EXIT_FAILURE if problems else EXIT_OK
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from collector.archive.recover import recover_folder
+
+    print(recover_folder(args.folder))
+    return EXIT_OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    from collector.view.show import show_paths
+
+    show_paths(
+        args.paths,
+        sys.stdout,
+        since=args.since,
+        until=args.until,
+        cpus=args.cpu,
+        event_globs=args.event,
+        pids=args.pid,
+        limit=args.limit,
+        format=args.format,
+    )
+    return EXIT_OK
+
+
+def _version(args: argparse.Namespace) -> int:
+    import platform
+
+    print(f"{PROGRAM} {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
+    return EXIT_OK
+
+
+def _add_paths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of an archive, or a segment")
+
+
+def _cpus(text: str) -> tuple[int, ...]:
+    from collector.tracefs.cpus import parse_cpu_list
+
+    try:
+        cpus = parse_cpu_list(text)
+    except UsageError:
+        cpus = ()
+    if not cpus:
+        raise argparse.ArgumentTypeError(f"expected CPUs as in 0-3,8, got {text!r}")
+    return cpus
+
+
+def _seconds(text: str) -> float:
+    return _number(text, float, "a number of seconds above 0", above=0)
+
+
+def _count(text: str) -> int:
+    return _number(text, int, "a whole number, 0 or more", above=-1)
+
+
+def _number(text: str, kind: type[Number], expected: str, above: float) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(above)
+    if not above < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return value
+
+
+def _leaves(group: BaseExceptionGroup[CollectorError]) -> list[CollectorError]:
+    found: list[CollectorError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _report(errors: Sequence[CollectorError]) -> int:
+    """Say each once; the first decides the exit code."""
+    for message in dict.fromkeys(str(e) for e in errors):
+        print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    return errors[0].exit_code
