@@ -1,7 +1,8 @@
 """Seals what a crash left open: each stale `.part` is cut back to its last good record and gets a footer.
 
 Nothing is ever deleted: a file without a readable header is set aside under another name. Nothing stops the recovery
-of the other files, and doing it twice changes nothing.
+of the other files, and doing it twice changes nothing. A run that a crash ended between two segments is closed by
+a segment without blocks, so that every run has an end that says what it is.
 """
 
 import os
@@ -12,14 +13,14 @@ from pathlib import Path
 
 from ..errors import ArchiveError, SegmentError
 from .bodies import Header, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
-from .fields import pack
+from .fields import pack, unpack
 from .frame import Kind, Record, build_record, build_trailer
 from .lock import ArchiveLock
 from .objects import parse_format, parse_object
 from .reader import Segment
-from .segment import PART_SUFFIX, disk_error, rename_segment, sync_folder
-from .tally import SegmentTally
-from .totals import StreamId, Totals
+from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment, sync_folder
+from .tally import RECOVERED, SegmentTally
+from .totals import StreamId, Totals, build_totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,52 @@ def _recover_all(folder: Path) -> list[Recovered]:
             done.append(_recover(path))
         except OSError as e:
             done.append(Recovered(path, 0, 0, 0, f"failed: {e.strerror}; see to the filesystem and try again"))
+    for path in _ends_of_runs(folder):
+        try:
+            done.append(_close_run(path))
+        except (OSError, ArchiveError) as e:
+            done.append(Recovered(path, 0, 0, 0, f"failed: {e}; see to the filesystem and try again"))
     if done:
         sync_folder(folder)
     return done
+
+
+def _ends_of_runs(folder: Path) -> list[Path]:
+    """Gives the last segment of each run that neither ended in order nor was recovered.
+
+    A crash after one segment was sealed and before the next was begun leaves such a run.
+    """
+    last: dict[bytes, tuple[int, Path, bool]] = {}  # {run: (segment number, path, whether the run is closed)}
+    for path in sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIX)):
+        try:
+            with Segment(path) as segment:
+                if segment.number is None or segment.number < last.get(segment.run, (-1,))[0]:
+                    continue
+                footer = segment.footer
+                closed = footer is None or segment.header is None or footer.last or footer.reason == RECOVERED
+                last[segment.run] = segment.number, path, closed
+        except (OSError, SegmentError):
+            continue  # for `verify` to tell
+    return [path for _, path, closed in last.values() if not closed]
+
+
+def _close_run(path: Path) -> Recovered:
+    """Writes a segment without blocks behind the last one of a run: from there on, nothing is known."""
+    with Segment(path) as segment:
+        head = segment.record_at(0)
+        if isinstance(head, str) or segment.footer is None or segment.header is None:
+            raise SegmentError("changed while it was recovered", where=str(path))
+        header = unpack(head.body, "header")
+        closing = {s.stream: s.closing for s in segment.footer.streams}
+        created_ns = max(segment.footer.sealed_ns, segment.header.created_ns) + 1000
+    header |= {
+        "segment": header["segment"] + 1,
+        "created_ns": created_ns,  # not now: the name must sort behind the run's others and before the next run's
+        "streams": [list(key) for key in closing],
+        "opening": [build_totals(totals) for totals in closing.values()],
+    }
+    unsettled = {key: replace(totals, residual=None, settled=False) for key, totals in closing.items()}
+    return Recovered(SegmentWriter.create(path.parent, header).seal(unsettled, RECOVERED, False), 0, 0, 0, RECOVERED)
 
 
 def _recover(path: Path) -> Recovered:
@@ -90,7 +134,7 @@ def _recover(path: Path) -> Recovered:
         os.fsync(file.fileno())
     rename_segment(path, final)
     cut_bytes = max(size_bytes - state.end, 0) if state.footer is None else 0
-    reason = "recovered" if state.footer is None else "sealed"
+    reason = RECOVERED if state.footer is None else "sealed"
     return Recovered(final, state.tally.blocks, state.tally.events, cut_bytes, reason)
 
 
@@ -180,7 +224,7 @@ class _Scan:
         # crash, so nothing is settled.
         closing = {key: replace(totals, residual=None, settled=False) for key, totals in self._samples.items()}
         body = self.tally.build_footer(
-            self.header.run, self.header.segment, closing, "recovered", False, self._clock()
+            self.header.run, self.header.segment, closing, RECOVERED, False, self._clock()
         )
         footer = build_record(Kind.FOOTER, pack(body))
         return footer + build_trailer(self.end, len(footer))

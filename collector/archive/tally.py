@@ -10,6 +10,8 @@ from ..batch import KindCount, Missed
 from .frame import Kind
 from .totals import StreamId, Totals, build_totals
 
+RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
+
 
 @dataclass(slots=True, eq=False)
 class StreamTally:
