@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     config = _Parser(add_help=False)
     config.add_argument("-c", "--config", action="append", type=Path, default=[], metavar="FILE",
-                        help="TOML file; repeatable, later ones win key by key; without: built-in defaults")  # fmt: skip
+                        help="TOML file; repeatable, later ones win; without: built-in defaults")  # fmt: skip
     config.add_argument("-e", "--event", action="append", metavar="SYSTEM:EVENT",
                         help="event to record, with globs on both sides; repeatable; default: sched:*")  # fmt: skip
     config.add_argument("--cpu", metavar="LIST", help="CPUs to trace, as in 0-3,8; default: all")
@@ -204,20 +204,27 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from collector.archive.verify import verify_paths
+    from collector.archive.verify import verify_archive
 
-    problems = verify_paths(args.paths)
-    for problem in problems:
+    report = verify_archive(args.paths)
+    for problem in report.problems:
         print(problem)
-    print(f"{len(problems)} problems" if len(problems) != 1 else "1 problem", file=sys.stderr)
-    return EXIT_FAILURE if problems else EXIT_OK
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    problems = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
+    print(f"{report.segments} segments, {report.blocks} blocks, {report.events} events: {problems}", file=sys.stderr)
+    return EXIT_FAILURE if report.problems else EXIT_OK
 
 
 def _recover(args: argparse.Namespace) -> int:
     from collector.archive.recover import recover_folder
 
-    print(recover_folder(args.folder))
-    return EXIT_OK
+    results = recover_folder(args.folder)
+    for r in results:
+        print(f"{r.path}: {r.reason}; {r.blocks} blocks, {r.events} events kept, {r.cut_bytes} bytes cut")
+    if not results:
+        print(f"{args.folder}: nothing to recover")
+    return EXIT_FAILURE if any(r.reason.startswith("failed") for r in results) else EXIT_OK
 
 
 def _show(args: argparse.Namespace) -> int:

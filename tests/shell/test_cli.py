@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from collector.archive.recover import Recovered
+from collector.archive.verify import Problem, Report
 from collector.cli import build_overrides, build_parser, main
 from collector.config import Config
 from collector.errors import (
@@ -150,17 +152,29 @@ def test_info_prints_json_or_a_table(fake: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_verify_is_1_when_there_is_any_problem(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    fake("collector.archive.verify", verify_paths=lambda paths: [f"{paths[0]}: at 12: checksum"])
+    problem = Problem(Path("a"), 12, "checksum")
+    fake("collector.archive.verify", verify_archive=lambda paths: Report([problem], ["b.part is open"], 2, 3, 4))
     assert main(["verify", "a"]) == EXIT_FAILURE
-    assert capsys.readouterr().out == "a: at 12: checksum\n"
-    fake("collector.archive.verify", verify_paths=lambda paths: [])
+    captured = capsys.readouterr()
+    assert captured.out == "a at byte 12: checksum\n"
+    assert captured.err == "note: b.part is open\n2 segments, 3 blocks, 4 events: 1 problem\n"
+    fake("collector.archive.verify", verify_archive=lambda paths: Report())
     assert main(["verify", "a"]) == EXIT_OK
 
 
-def test_recover_prints_its_report(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    fake("collector.archive.recover", recover_folder=lambda folder: f"{folder}: 1 segment sealed")
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("recovered", EXIT_OK), ("quarantined: no header", EXIT_OK), ("failed: No space", EXIT_FAILURE)],
+)
+def test_recover_says_what_became_of_each_file(
+    reason: str, code: int, fake: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake("collector.archive.recover", recover_folder=lambda folder: [Recovered(folder / "x", 2, 30, 7, reason)])
+    assert main(["recover", "a"]) == code
+    assert capsys.readouterr().out == f"a/x: {reason}; 2 blocks, 30 events kept, 7 bytes cut\n"
+    fake("collector.archive.recover", recover_folder=lambda folder: [])
     assert main(["recover", "a"]) == EXIT_OK
-    assert capsys.readouterr().out == "a: 1 segment sealed\n"
+    assert capsys.readouterr().out == "a: nothing to recover\n"
 
 
 def test_show_hands_over_every_filter(fake: Any) -> None:
