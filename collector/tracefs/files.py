@@ -103,9 +103,11 @@ class TracefsDir:
     def try_read(self, name: str) -> bytes | None:
         """The whole file; None where this kernel or this recorded tree doesn't have it."""
         try:
-            return self.read_bytes(name)
-        except TracefsMissingError:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._error(error, name, "can't be read") from error
 
     def try_read_text(self, name: str) -> str | None:
         data = self.try_read(name)

@@ -9,8 +9,8 @@ from collector.tracefs.formats import INTERNAL_SYSTEM, EventFormat
 class FormatIndex:
     """Formats by event id, read when an id first turns up.
 
-    Reading all 2,300 formats of a kernel costs half a second, reading their ids a tenth; so neither
-    happens at the start. Ids of dynamic events are reused: call `refresh` after a module was
+    Reading all 2,300 formats of a kernel costs 0.5 s, reading their ids 0.04 s; so neither happens
+    at the start. Ids of dynamic events are reused: call `refresh` after a module was
     loaded or unloaded, or when records no longer fit their format.
     """
 
