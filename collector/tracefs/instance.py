@@ -18,7 +18,7 @@ from collector.tracefs.events import EventName
 from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of, read_clock_pair, read_memory_total_bytes
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.lock import check_name, make_and_lock
-from collector.tracefs.setup import (
+from collector.tracefs.wish import (
     NOTRACE_FILE,
     OPTIONAL_FILES,
     PERCENT_FILE,
@@ -27,10 +27,22 @@ from collector.tracefs.setup import (
     Write,
     changes_discard,
     check_spec,
+    default_buffer_size_kb,
     plan_exclusion,
     plan_instance,
     subbuf_sizes_to_try_kb,
 )
+
+__all__ = [
+    "Exclusion",
+    "Instance",
+    "InstanceSpec",
+    "Probe",
+    "Write",
+    "default_buffer_size_kb",
+    "in_initial_pid_namespace",
+    "plan_instance",
+]
 
 _INITIAL_PID_NAMESPACE = 4026531836  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _PID_NAMESPACE_LINK = "/proc/self/ns/pid"

@@ -11,7 +11,7 @@ from collector.errors import InstanceBusyError, TracefsError, TracefsMissingErro
 from collector.tracefs import instance as instance_module
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Exclusion, Instance
-from collector.tracefs.setup import InstanceSpec
+from collector.tracefs.wish import InstanceSpec
 
 from .tree import make_fake_kernel, stats
 

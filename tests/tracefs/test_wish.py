@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from collector.errors import UsageError
-from collector.tracefs.setup import (
+from collector.tracefs.wish import (
     OPTIONAL_FILES,
     InstanceSpec,
     Probe,
