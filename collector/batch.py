@@ -2,7 +2,7 @@
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,25 @@ class Block:
     pids: frozenset[int]  # that occur; what a segment must be able to name
     addresses: frozenset[int]  # kernel code addresses that occur in fields which hold such
     body: bytes
+
+
+class NoteKind(enum.Enum):
+    """What a note is about."""
+
+    GAP = "gap"  # loss that no page shows
+    COVERAGE = "coverage"  # from when to when a stream was observed
+    SAMPLE = "sample"  # a look at the ledger
+    CLOCK = "clock"  # the trace clock beside the wall clock
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Note:
+    """What a sink that keeps an archive must know beside the blocks, in its place among them."""
+
+    kind: NoteKind
+    stream: StreamKey
+    body: dict[str, Any]  # as docs/segment-format.md has it, without run, inst and cpu
+    keep: bool = True  # False: a sample that only the closing totals need, not a record of its own
 
 
 class Delivery(enum.IntEnum):

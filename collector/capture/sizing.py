@@ -1,0 +1,75 @@
+"""How the memory budget is shared out between the streams, the workers and the queue. Pure."""
+
+from dataclasses import dataclass
+
+from collector.capture.stream import BLOCK_HEAD_BYTES, ENTRY_BYTES
+from collector.errors import ConfigError
+
+# Of the budget: batches take at most this, so that blocks always find room beside them.
+BATCH_SHARE = (5, 8)
+
+# A batch ends at its pages or at its entries, whichever comes first. A sched or syscall entry has 36 to 72 bytes:
+# at 32 the pages end first, and the index costs less than the pages.
+ENTRY_RAW_BYTES = 32
+
+# Scratch of an encoder per entry beside the encoded columns themselves, see Encoder.grow_to.
+ENCODER_ENTRY_BYTES = 23
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """The memory of one stream's batch."""
+
+    pages_bytes: int  # for sub-buffers; a multiple of their size
+    capacity: int  # entries
+
+    @property
+    def size_bytes(self) -> int:
+        """All that it takes."""
+        return self.pages_bytes + ENTRY_BYTES * self.capacity
+
+    @property
+    def block_bytes(self) -> int:
+        """The most that a block of it can need of the budget."""
+        return self.size_bytes + BLOCK_HEAD_BYTES
+
+    @property
+    def encoder_bytes(self) -> int:
+        """The scratch memory of a worker that encodes it."""
+        return ENCODER_ENTRY_BYTES * self.capacity + (self.size_bytes * 3) // 2
+
+
+def batch_size(
+    *, streams: int, workers: int, subbuf_bytes: int, entries_per_page: int, block_bytes: int, budget_bytes: int
+) -> BatchSize:
+    """The largest batch, up to block_bytes of sub-buffers, that lets everything fit the budget.
+
+    Raises:
+      ConfigError: not even batches of one sub-buffer fit.
+    """
+    pages = max(1, block_bytes // subbuf_bytes)
+    while True:
+        size = BatchSize(pages * subbuf_bytes, entries_per_page + (pages - 1) * subbuf_bytes // ENTRY_RAW_BYTES)
+        fixed = streams * size.size_bytes + workers * size.encoder_bytes
+        if (
+            streams * size.size_bytes * BATCH_SHARE[1] <= budget_bytes * BATCH_SHARE[0]
+            and fixed + workers * size.block_bytes <= budget_bytes
+        ):
+            return size
+        if pages == 1:
+            raise ConfigError(
+                "the memory budget is too small for the streams",
+                where="capture.memory_budget_bytes",
+                expected=f"at least {_needed(streams, workers, size)} bytes for {streams} streams with sub-buffers "
+                f"of {subbuf_bytes} bytes",
+                got=str(budget_bytes),
+                hint="raise it, or lower trace.subbuf_size_kb or the number of CPUs",
+            )
+        pages -= 1
+
+
+def _needed(streams: int, workers: int, size: BatchSize) -> int:
+    batches = streams * size.size_bytes
+    return max(
+        batches * BATCH_SHARE[1] // BATCH_SHARE[0] + 1, batches + workers * (size.encoder_bytes + size.block_bytes)
+    )

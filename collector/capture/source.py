@@ -1,0 +1,224 @@
+"""What is read: an instance of the live kernel, or a recorded tree. Both become streams."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from collector.archive.objects import build_object
+from collector.batch import StreamKey
+from collector.capture.budget import ByteBudget, Lease
+from collector.capture.formats import FormatBook
+from collector.capture.sizing import batch_size
+from collector.capture.stream import Stream
+from collector.decode.plan import CommonHead, common_head
+from collector.decode.ring import Batch, Plan
+from collector.errors import TracefsMissingError, UsageError
+from collector.ledger import KernelCounts
+from collector.tracefs.clocks import ClockPair, clock_of
+from collector.tracefs.files import TracefsDir, read_stats_fd
+from collector.tracefs.format_index import FormatIndex
+from collector.tracefs.layout import PageLayout
+from collector.tracefs.stats import CpuStats
+
+REPLAY_INSTANCE = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSizes:
+    """What the configuration says of memory and time."""
+
+    block_bytes: int
+    block_age_s: float
+    workers: int
+
+
+class Source:
+    """The streams of one instance and what a segment says of it.
+
+    Args:
+      tree: the instance's folder, or a recorded tree.
+      name: of the instance, in the archive.
+      cpus: whose rings are read.
+      run: id of the run.
+    """
+
+    def __init__(self, tree: TracefsDir, name: str, cpus: tuple[int, ...], run: bytes) -> None:
+        self.tree = tree
+        self.name = name
+        self.cpus = cpus
+        self.run = run
+        self.layout: PageLayout = tree.read_layout()
+        self.header_page = tree.read_text("events/header_page")
+        clock = tree.try_read_text("trace_clock")
+        self.clock = clock_of(tree.read_clock()[0] if clock is not None else "local")
+        self.formats = FormatIndex(tree)
+        self.plan = Plan(self.layout, self._common_head())
+        self.book = FormatBook(self.plan, self.formats.get, _format_object)
+        self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
+        self.streams: list[Stream] = []
+        self._ring_bytes = {cpu: size for cpu in cpus if (size := _read_ring_bytes(tree, cpu)) is not None}
+        self.batch_bytes = 0  # of a stream
+        self._fds: list[int] = []
+        self._leases: list[Lease] = []
+
+    def open_streams(
+        self,
+        budget: ByteBudget,
+        sizes: CaptureSizes,
+        keep_page: Callable[[StreamKey, str, bytes], None],
+        *,
+        streams_in_all: int,
+    ) -> None:
+        """Open the rings and take the memory for their batches.
+
+        Raises:
+          ConfigError: the budget is too small.
+          TracefsError: a ring cannot be opened.
+        """
+        size = batch_size(
+            streams=streams_in_all,
+            workers=sizes.workers,
+            subbuf_bytes=self.layout.subbuf_size,
+            entries_per_page=self.plan.entries_per_page,
+            block_bytes=sizes.block_bytes,
+            budget_bytes=budget.limit_bytes,
+        )
+        self.batch_bytes = size.size_bytes
+        self._take(budget, sizes.workers * size.encoder_bytes)
+        for cpu in self.cpus:
+            self._take(budget, size.size_bytes)
+            fd = self.tree.open_raw(cpu)
+            self._fds.append(fd)
+            self.streams.append(
+                Stream(
+                    StreamKey(self.run, self.name, cpu),
+                    fd,
+                    Batch(self.plan, size.pages_bytes, size.capacity),
+                    self.book,
+                    self._stats_reader(cpu),
+                    self.base.get(cpu, KernelCounts()),
+                    budget,
+                    keep_page,
+                    sizes.block_age_s,
+                )
+            )
+
+    def header(self) -> dict[str, Any]:
+        """What a segment's header says of the instance."""
+        return {
+            "clock": self.clock.name,
+            "clock_unit": self.clock.unit,
+            "header_page": self.header_page,
+            "subbuf_size": self.layout.subbuf_size,
+            # Absolute, so that the next run can tell what a crash lost; see daemon.
+            "base": {cpu: [c.read, c.overrun, c.dropped, c.commit_overrun] for cpu, c in self.base.items()},
+        }
+
+    def clock_pair(self) -> ClockPair | None:
+        """The trace clock beside the system's clocks; None where nobody can tell."""
+        return None
+
+    def ring_bytes(self, cpu: int) -> int | None:
+        """Size of a CPU's ring, as of the start; None where nobody tells."""
+        return self._ring_bytes.get(cpu)
+
+    def close(self) -> None:
+        """Close the rings: while a file of it is open an instance cannot be removed."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        for lease in self._leases:
+            lease.release()
+        self._leases.clear()
+
+    def _take(self, budget: ByteBudget, size_bytes: int) -> None:
+        lease = budget.try_take(size_bytes)
+        assert lease is not None, "batch_size() has checked that it fits"
+        self._leases.append(lease)
+
+    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
+        fd = self.tree.open_stats(cpu)
+        self._fds.append(fd)
+        return partial(read_stats_fd, fd)
+
+    def _common_head(self) -> CommonHead:
+        """The head of all records, from any event's format file; the usual one where the tree has no format."""
+        for system, name in self.tree.list_event_folders("ftrace") or self.tree.list_event_folders():
+            return common_head(self.tree.read_event_format(system, name))
+        return CommonHead()
+
+
+class LiveSource(Source):
+    """An instance of the running kernel, set up already."""
+
+    def __init__(
+        self,
+        tree: TracefsDir,
+        name: str,
+        cpus: tuple[int, ...],
+        run: bytes,
+        events: tuple[tuple[str, str], ...],
+        clock_pair: Callable[[], ClockPair | None],
+    ) -> None:
+        super().__init__(tree, name, cpus, run)
+        self._clock_pair = clock_pair
+        for system, event in events[:PRELOADED_EVENTS]:
+            self.formats.add(system, event)
+        self.base = {cpu: KernelCounts.of(tree.read_stats(cpu)) for cpu in cpus}
+
+    def clock_pair(self) -> ClockPair | None:
+        return self._clock_pair()
+
+
+# Reading one format file takes 30 us. Above this many, listing the ids of all events is cheaper.
+PRELOADED_EVENTS = 500
+
+
+class RecordedSource(Source):
+    """A recorded tree: regular files, read once from start to end.
+
+    Args:
+      case: a folder with `tracefs/`, and beside it `uname` and `kallsyms` where they were recorded.
+    Raises:
+      UsageError: it is no such folder.
+    """
+
+    def __init__(self, case: Path, run: bytes, cpus: tuple[int, ...] | None) -> None:
+        top = case / "tracefs"
+        if not top.is_dir():
+            raise UsageError(
+                "not a recorded case", where=str(case), expected="a folder that has tracefs/ in it",
+                got="no such folder" if not case.is_dir() else "no tracefs/", hint="see README.md, --replay",
+            )  # fmt: skip
+        tree = TracefsDir(top)
+        try:
+            possible = tree.possible_cpus()
+        except TracefsMissingError as e:
+            raise UsageError(
+                "the recorded tree has no rings", where=str(top), expected="per_cpu/cpuN/trace_pipe_raw"
+            ) from e
+        super().__init__(tree, REPLAY_INSTANCE, cpus or possible, run)
+
+    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
+        if not self.tree.exists(f"per_cpu/cpu{cpu}/stats"):
+            return None
+        # What was unread when the recording ended is in no file: the end of the file is the end.
+        return lambda: replace(self.tree.read_stats(cpu), entries=0)
+
+
+def _read_ring_bytes(tree: TracefsDir, cpu: int) -> int | None:
+    text = tree.try_read_text(f"per_cpu/cpu{cpu}/buffer_size_kb")
+    word = text.split()[0] if text and text.split() else ""
+    return int(word) * 1024 if word.isdecimal() else None
+
+
+def _format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:
+    return build_object("format", dict(value))
+
+
+def new_run_id() -> bytes:
+    """Names one start of the daemon, 16 random bytes."""
+    return os.urandom(16)

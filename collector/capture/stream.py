@@ -1,0 +1,315 @@
+"""One CPU of one instance: from its ring to blocks, and the counts of its ledger.
+
+All methods but the counters run in a worker thread, one at a time per stream.
+"""
+
+import enum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from collector.archive.totals import Totals
+from collector.batch import MODE_RAW, MODE_TYPED, Block, KindCount, Missed, StreamKey
+from collector.capture.budget import ByteBudget, Lease
+from collector.capture.formats import FormatBook
+from collector.decode import ring
+from collector.decode.columns import Encoder
+from collector.ledger import Balance, KernelCounts, ReaderCounts, Reset, balance
+from collector.tracefs.stats import CpuStats
+
+GAP_SOURCE = "page"  # the flag of a sub-buffer told of the loss
+SKIPPED_SHORT = "short"  # an entry without room for the common head
+ENTRY_BYTES = 20  # of a batch's index per entry
+BLOCK_HEAD_BYTES = 4096  # what a block's body needs beside its columns, generously
+
+Compress = Callable[[Any], bytes]
+
+
+class Ask(enum.IntFlag):
+    """What a visit to a stream is for."""
+
+    READ = 0  # take the full sub-buffers
+    FLUSH = 1  # and the one that is being written; close the block if it is old
+    SAMPLE = 2  # and check the ledger
+    CLOSE = 4  # and close the block whatever its age
+
+
+@dataclass(slots=True)
+class Worker:
+    """What a thread needs to turn batches into blocks."""
+
+    encoder: Encoder
+    compress: Compress
+    codec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at the ledger."""
+
+    at_ns: int  # wall time
+    now_ts: int | None  # the trace clock, as the kernel prints it
+    kernel: KernelCounts  # since the run's base
+    decoded: int  # entries, those of the open batch included
+    balance: Balance
+    settled: bool
+    kernel_bytes: int
+    oldest_ts: int | None
+    resets: int
+
+    @property
+    def oldest_age_s(self) -> float | None:
+        """Age of the oldest unread entry, for clocks in nanoseconds; None when there is none."""
+        if self.oldest_ts is None or self.now_ts is None:
+            return None
+        return max(0.0, (self.now_ts - self.oldest_ts) / 1e9)
+
+
+@dataclass(slots=True)
+class Visit:
+    """What a visit brought."""
+
+    blocks: list[tuple[Block, Lease]] = field(default_factory=list)
+    starved_bytes: int = 0  # of budget that the next block needs before reading can go on
+    sample: Sample | None = None
+    loose_gaps: list[Missed] = field(default_factory=list)  # at a final close: loss with no entry after it
+    at_end: bool = False  # the ring was empty
+    errno: int | None = None  # read() failed
+
+
+class Stream:
+    """The reader of one CPU.
+
+    Args:
+      key: names the stream everywhere.
+      fd: its trace_pipe_raw, non-blocking; or a regular file with recorded sub-buffers.
+      batch: leased by the caller for the stream's life.
+      book: formats of the instance.
+      read_stats: reads per_cpu/cpuN/stats; None where there is none.
+      base: the kernel's counts when the run began.
+      budget: for the blocks.
+      keep_page: (key, reason, page) keeps a malformed page as evidence.
+      block_age_s: closes a block at a flush.
+    """
+
+    def __init__(
+        self,
+        key: StreamKey,
+        fd: int,
+        batch: ring.Batch,
+        book: FormatBook,
+        read_stats: Callable[[], CpuStats] | None,
+        base: KernelCounts,
+        budget: ByteBudget,
+        keep_page: Callable[[StreamKey, str, bytes], None],
+        block_age_s: float,
+    ) -> None:
+        self.key = key
+        self.fd = fd
+        self.lease: Lease | None = None  # for the next block, when it had to be waited for
+        self.last_sample: Sample | None = None
+        self.decode_errors: dict[str, int] = {}  # {reason: pages}
+        self._batch = batch
+        self._book = book
+        self._read_stats = read_stats
+        self._reset = Reset(base)
+        self._budget = budget
+        self._keep_page = keep_page
+        self._block_age_s = block_age_s
+        self._opened_s = 0.0  # when the batch got its first page
+        self._blocks = 0
+        self._raw_bytes = 0  # of closed blocks
+        self._ordinal = 0
+        self._gaps = self._gap_known = self._unknown_gaps = 0  # of closed blocks
+        self._rebase_at_end = False
+
+    def continue_after_crash(self) -> None:
+        """Take the overrun's base at the first settled sample.
+
+        What an earlier run read and lost cannot be told apart before the ring it left behind is drained.
+        """
+        self._rebase_at_end = True
+
+    @property
+    def reader_bytes(self) -> int:
+        return self._batch.total_bytes
+
+    @property
+    def reader_pages(self) -> int:
+        return self._batch.total_pages
+
+    @property
+    def decoded(self) -> int:
+        return self._batch.total_entries
+
+    @property
+    def waiting_events(self) -> int:
+        """Entries in the open batch."""
+        return len(self._batch)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """{reason: entries} that were passed over one by one."""
+        return {SKIPPED_SHORT: self._batch.total_skipped} if self._batch.total_skipped else {}
+
+    def counts(self) -> ReaderCounts:
+        """What the ledger compares with the kernel."""
+        lost = [count for _, count in self._batch.gap_list]
+        return ReaderCounts(
+            decoded=self.decoded,
+            skipped=self.skipped,
+            malformed_pages=sum(self.decode_errors.values()),
+            gap_known=self._gap_known + sum(count for count in lost if count is not None),
+            gaps=self._gaps + len(lost),
+            unknown_gaps=self._unknown_gaps + lost.count(None),
+        )
+
+    def totals(self) -> Totals:
+        """The stream's running totals: what its blocks hold, and what the last sample said.
+
+        Settled only when every entry of the sample is in a block.
+        """
+        sample = self.last_sample
+        reader = self.counts()
+        held = sample is not None and sample.decoded == self._ordinal and reader.gaps == self._gaps
+        kernel = sample.kernel if sample is not None else KernelCounts()
+        return Totals(
+            blocks=self._blocks,
+            events=self._ordinal,
+            raw_bytes=self._raw_bytes,
+            gaps=self._gaps,
+            gap_known_events=self._gap_known,
+            unknown_gaps=self._unknown_gaps,
+            pages=self.reader_pages,
+            skipped=dict(sample.balance.skipped) if sample is not None else dict(self.skipped),
+            decode_errors=dict(self.decode_errors),
+            overrun=kernel.overrun,
+            dropped=kernel.dropped,
+            commit_overrun=kernel.commit_overrun,
+            read=kernel.read,
+            entries=kernel.entries,
+            residual=sample.balance.total if sample is not None and held else None,
+            settled=sample is not None and sample.settled and held,
+            left_in_kernel=0,
+        )
+
+    def visit(self, worker: Worker, ask: Ask, max_bytes: int) -> Visit:
+        """Read, decode and encode what there is, up to max_bytes of sub-buffers."""
+        visit = Visit()
+        batch = self._batch
+        left = max_bytes
+        again = bool(ask & (Ask.FLUSH | Ask.SAMPLE))
+        while True:
+            if len(batch) == 0 and batch.raw_bytes == 0:
+                self._opened_s = time.monotonic()
+            before = batch.total_bytes
+            status, detail = batch.fill(self.fd, left)
+            left -= batch.total_bytes - before
+            if status == ring.UNKNOWN:
+                assert detail is not None
+                self._book.learn(detail)
+            elif status in ring.REASONS:
+                self._note_malformed(ring.REASONS[status])
+            elif status == ring.FULL:
+                if not self._close(worker, visit):
+                    return visit
+            elif status == ring.PARTIAL and again:
+                # A quiet ring is empty now and can be told so; a busy one gives a crumb more, once.
+                again = False
+            else:
+                visit.at_end = status == ring.EMPTY
+                visit.errno = detail if status == ring.FAILED else None
+                break
+        if ask & Ask.SAMPLE and visit.errno is None:
+            visit.sample = self._sample(visit.at_end)
+        if ask & Ask.CLOSE or (ask & Ask.FLUSH and time.monotonic() - self._opened_s >= self._block_age_s):
+            self._close(worker, visit)
+            if ask & Ask.CLOSE and len(batch) == 0:
+                visit.loose_gaps = [Missed(0, lost, GAP_SOURCE) for _, lost in batch.gap_list]
+        return visit
+
+    def _close(self, worker: Worker, visit: Visit) -> bool:
+        """Encode the batch into a block; False when the budget has no room for it now."""
+        batch = self._batch
+        if len(batch) == 0:
+            # Gaps without an entry after them wait for one: a block has at least one entry.
+            if not batch.gap_list:
+                batch.reset()
+            return True
+        needed = batch.raw_bytes + ENTRY_BYTES * len(batch) + BLOCK_HEAD_BYTES
+        lease, self.lease = self.lease, None
+        if lease is None:
+            lease = self._budget.try_take(needed)
+        if lease is None:
+            visit.starved_bytes = needed
+            return False
+        block = self._build_block(worker)
+        lease.shrink(len(block.body))
+        visit.blocks.append((block, lease))
+        self._blocks += 1
+        self._ordinal += block.events
+        self._raw_bytes += block.raw_bytes
+        self._gaps += len(block.gaps)
+        self._gap_known += sum(gap.lost for gap in block.gaps if gap.lost is not None)
+        self._unknown_gaps += sum(gap.lost is None for gap in block.gaps)
+        batch.reset()
+        return True
+
+    def _build_block(self, worker: Worker) -> Block:
+        batch, encoder = self._batch, worker.encoder
+        encoder.encode(batch)
+        kinds = tuple(
+            KindCount(self._book.object_id(event_id), MODE_RAW if raw else MODE_TYPED, entries)
+            for event_id, raw, entries in encoder.kinds
+        )
+        gaps = tuple(Missed(at, lost, GAP_SOURCE) for at, lost in batch.gap_list)
+        first_ts, last_ts = batch.first_ts, batch.last_ts
+        assert first_ts is not None
+        assert last_ts is not None
+        key = self.key
+        body = msgpack.packb(
+            {
+                "run": key.run,
+                "inst": key.instance,
+                "cpu": key.cpu,
+                "no": self._blocks,
+                "ord": self._ordinal,
+                "n": len(batch),
+                "t0": first_ts,
+                "t1": last_ts,
+                "raw": batch.raw_bytes,
+                "gaps": gaps,
+                "kinds": kinds,
+                "codec": worker.codec,
+                "size": encoder.size_bytes,
+                "cols": encoder.compress(worker.compress),
+            }
+        )
+        return Block(
+            key, self._blocks, self._ordinal, len(batch), first_ts, last_ts, batch.raw_bytes, gaps, kinds,
+            encoder.pids, encoder.addresses, body,
+        )  # fmt: skip
+
+    def _sample(self, settled: bool) -> Sample | None:
+        if self._read_stats is None:
+            return None
+        stats = self._read_stats()
+        settled = settled and stats.entries == 0
+        reader = self.counts()
+        if self._rebase_at_end and settled:
+            self._rebase_at_end = False
+            self._reset.rebase_overrun(stats.overrun - reader.gap_known)
+        kernel = self._reset.advance(KernelCounts.of(stats))
+        result = balance(kernel, reader, settled and not self._rebase_at_end)
+        self.last_sample = Sample(
+            time.time_ns(), stats.now_ts, kernel, reader.decoded, result, settled, stats.bytes,
+            stats.oldest_event_ts if stats.entries else None, self._reset.resets,
+        )  # fmt: skip
+        return self.last_sample
+
+    def _note_malformed(self, reason: str) -> None:
+        self.decode_errors[reason] = self.decode_errors.get(reason, 0) + 1
+        self._keep_page(self.key, reason, self._batch.bad_page())
