@@ -6,8 +6,7 @@ the same way; many of its files may be missing.
 
 import errno
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from collector.errors import (
     TracefsMissingError,
     TracefsPermissionError,
 )
-from collector.tracefs.clocks import ClockPair, clock_of, pair_from_bracket, parse_trace_clock
+from collector.tracefs.clocks import parse_trace_clock
 from collector.tracefs.cpus import parse_cpu_list
 from collector.tracefs.events import EventName, matching_events, near_matches, parse_available_events, select_events
 from collector.tracefs.formats import INTERNAL_SYSTEM, EventFormat, parse_event_format, parse_format_id
@@ -33,7 +32,6 @@ _MOUNTS = Path("/proc/self/mounts")
 _ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 _KALLSYMS = Path("/proc/kallsyms")
 _STATS_MAX_BYTES: Final = 4096  # a stats file has about 200
-_CLOCK_TRIES = 5  # brackets to take, of which the tightest counts: one in five is seldom interrupted
 
 
 def find_tracefs() -> Path:
@@ -183,6 +181,16 @@ class TracefsDir:
         """The CPU's counters now; the kernel's never block."""
         return parse_cpu_stats(self.read_text(f"per_cpu/cpu{cpu}/stats"))
 
+    def try_read_stats(self, cpu: int) -> CpuStats | None:
+        """The CPU's counters; None in a recorded tree without them."""
+        text = self.try_read_text(f"per_cpu/cpu{cpu}/stats")
+        return None if text is None else parse_cpu_stats(text)
+
+    def try_read_ring_size_bytes(self, cpu: int) -> int | None:
+        """The size of the CPU's ring, to the KiB; None where no file says it."""
+        words = (self.try_read_text(f"per_cpu/cpu{cpu}/buffer_size_kb") or "").split()
+        return int(words[0]) * 1024 if words and words[0].isdecimal() else None
+
     def _open(self, name: str) -> int:
         try:
             return os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -319,39 +327,6 @@ class TracefsDir:
 def read_stats_fd(fd: int) -> CpuStats:
     """The counters through a descriptor of `open_stats`: each read from offset 0 takes a new sample."""
     return parse_cpu_stats(os.pread(fd, _STATS_MAX_BYTES, 0).decode("ascii", "replace"))
-
-
-def read_clock_pair(clock_name: str, read_now: Callable[[], int | None] | None = None) -> ClockPair | None:
-    """The trace clock beside the system's clocks, now; None when the clock has no wall time.
-
-    Args:
-      read_now: gives the trace clock in ns, cut to 1000 (`now_ts` of a stats file), for the clocks in
-        ns that clock_gettime doesn't know (local, global, perf).
-    """
-    clock = clock_of(clock_name)
-    if clock.unit != "ns" or (clock.posix_id is None and read_now is None):
-        return None
-    best: ClockPair | None = None
-    for _ in range(_CLOCK_TRIES):
-        before_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        resolution_ns = 0
-        trace: int | None = None
-        if clock.posix_id is None:
-            trace = read_now() if read_now else None
-            resolution_ns = 1000
-            if trace is None:
-                return None
-        elif clock.posix_id != time.CLOCK_MONOTONIC:
-            trace = time.clock_gettime_ns(clock.posix_id)
-        realtime_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        pair = pair_from_bracket(
-            monotonic_before_ns=before_ns, trace=trace, realtime_ns=realtime_ns, boottime_ns=boottime_ns,
-            monotonic_after_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC), resolution_ns=resolution_ns,
-        )  # fmt: skip
-        if best is None or pair.error_ns < best.error_ns:
-            best = pair
-    return best
 
 
 def read_memory_total_bytes() -> int:

@@ -15,9 +15,10 @@ from collector.errors import InstanceBusyError, TracefsError, TracefsMissingErro
 from collector.tracefs.clocks import ClockPair
 from collector.tracefs.cpus import parse_cpu_mask
 from collector.tracefs.events import EventName
-from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of, read_clock_pair, read_memory_total_bytes
+from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of, read_memory_total_bytes
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.lock import check_name, make_and_lock
+from collector.tracefs.wallclock import read_clock_pair
 from collector.tracefs.wish import (
     NOTRACE_FILE,
     OPTIONAL_FILES,

@@ -6,7 +6,7 @@ import pytest
 
 from collector.errors import TracefsFormatError
 from collector.tracefs.clocks import CLOCKS, ClockPair, clock_of, pair_from_bracket, parse_trace_clock
-from collector.tracefs.files import read_clock_pair
+from collector.tracefs.wallclock import read_clock_pair
 
 
 def test_current_and_available() -> None:

@@ -34,6 +34,8 @@ def test_what_a_recorded_tree_lacks_is_none(tmp_path: Path) -> None:
     tree = make_recorded_tree(tmp_path)
     assert tree.try_read("buffer_subbuf_size_kb") is None
     assert tree.try_read_text("per_cpu/cpu0/stats/under_a_file") is None
+    assert tree.try_read_stats(7) is None
+    assert tree.try_read_ring_size_bytes(0) is None
     assert tree.read_saved_cmdlines() is None
     assert tree.read_saved_tgids() is None
     assert tree.read_printk_formats() is None
@@ -206,7 +208,9 @@ def test_the_live_tree(tracefs: Path) -> None:
     fmt = tree.read_event_format("sched", "sched_switch")
     assert index.get(fmt.id) == fmt
     assert index.get(65535) is None
-    assert tree.read_stats(tree.online_cpus()[0]).read_events >= 0
+    cpu = tree.online_cpus()[0]
+    assert tree.try_read_stats(cpu) is not None
+    assert (tree.try_read_ring_size_bytes(cpu) or 0) > 0
 
 
 @pytest.mark.kernel
