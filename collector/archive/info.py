@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError, SegmentError
-from .bodies import Clock, parse_block, parse_sample
+from .bodies import Clock, parse_block, parse_gap, parse_sample
 from .frame import Damage, Kind, Record
 from .lock import is_locked
 from .objects import parse_clock
@@ -102,7 +102,8 @@ def summarise(paths: Iterable[Path]) -> dict[str, Any]:
     """
     runs: dict[bytes, _Run] = {}
     files = list_segments(paths)
-    damaged, archive_bytes = [], 0
+    damaged: list[str] = []
+    archive_bytes = 0
     for path in files:
         try:
             with open_segment(path) as segment:
@@ -170,6 +171,9 @@ def _add_record(
     if found.kind == Kind.SAMPLE:
         sample = parse_sample(found.body)
         samples[sample.stream] = sample.totals
+    elif found.kind == Kind.GAP:
+        gap = parse_gap(found.body)
+        tally.add_gap(gap.stream, gap.cause, gap.count)
     elif found.kind == Kind.BLOCK:
         head = parse_block(found.body)
         tally.add_block(

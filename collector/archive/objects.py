@@ -76,8 +76,13 @@ class FormatObject:
 
     @cached_property
     def text_fields(self) -> frozenset[str]:
-        """Names of the fields whose C type is a char, so that their bytes are text rather than numbers."""
-        found = set()
+        """Names of the fields whose C type is a char, so that their bytes are text rather than numbers.
+
+        What user space writes to trace_marker_raw is declared as char too, and is none.
+        """
+        found: set[str] = set()
+        if self.full_name == "ftrace:raw_data":
+            return frozenset()
         for kind, name, _brackets in _FIELD_TYPE.findall(self.text):
             words = kind.replace("[]", " ").replace("*", " * ").split()
             if "char" in words and "*" not in words and "unsigned" not in words:

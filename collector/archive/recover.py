@@ -206,8 +206,13 @@ class _Scan:
                         return False
                     key = sample.stream
                     self._samples[key] = sample.totals
-                case Kind.GAP | Kind.COVERAGE:
-                    key, first_ts, last_ts = _place(record)
+                case Kind.GAP:
+                    gap = parse_gap(record.body)
+                    key, first_ts, last_ts = gap.stream, gap.from_ts or 0, gap.to_ts or 0
+                    self.tally.add_gap(key, gap.cause, gap.count)
+                case Kind.COVERAGE:
+                    seen = parse_coverage(record.body)
+                    key, first_ts, last_ts = seen.stream, seen.from_ts, seen.to_ts or 0
                 case _:
                     return False
         except SegmentError:
@@ -228,8 +233,3 @@ class _Scan:
         )
         footer = build_record(Kind.FOOTER, pack(body))
         return footer + build_trailer(self.end, len(footer))
-
-
-def _place(record: Record) -> tuple[StreamId, int, int]:
-    of = parse_gap(record.body) if record.kind == Kind.GAP else parse_coverage(record.body)
-    return of.stream, of.from_ts or 0, of.to_ts or 0

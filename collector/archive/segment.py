@@ -230,10 +230,13 @@ class SegmentWriter:
         """
         offset = self.size_bytes
         crc = self._append(kind, body if isinstance(body, bytes) else pack(body))
-        key, first_ts, last_ts = None, 0, 0
+        key: StreamId | None = None
+        first_ts, last_ts = 0, 0
         if not isinstance(body, bytes) and "inst" in body:
             key = (body["inst"], body["cpu"])
             first_ts, last_ts = body.get("from_ts") or 0, body.get("to_ts") or 0
+            if kind == Kind.GAP:
+                self.tally.add_gap(key, body["cause"], body["count"])
         self.tally.add_record(offset, kind, crc, key, first_ts, last_ts)
 
     def sync(self) -> None:

@@ -12,6 +12,8 @@ from .totals import StreamId, Totals, build_totals
 
 RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
 
+DISCARDED = "discarded"  # cause of a gap, and reason of skipped entries: decoded, but the archive had no room
+
 
 @dataclass(slots=True, eq=False)
 class StreamTally:
@@ -25,6 +27,7 @@ class StreamTally:
     gaps: int = 0
     gap_known_events: int = 0
     unknown_gaps: int = 0
+    discarded: int = 0  # entries of ours that gap records say were not archived
     by_event: Counter[str] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
@@ -32,25 +35,30 @@ class StreamTally:
     def closing(self, given: Totals | None) -> Totals:
         """The totals after this segment.
 
-        What the archive holds is this tally's own sum; the kernel's and the reader's numbers are the given ones, or
-        stay at the opening's. When the given totals count other events than the segment holds, blocks are still on
-        their way: then both sides were not taken at one moment, and the residual is unknown.
+        What the archive holds is this tally's own sum, and entries that were decoded but given up (a full disk) are
+        added to `skipped`; the kernel's and the reader's numbers are the given ones, or stay at the opening's. When
+        the given totals count other events than that, blocks are still on their way: then both sides were not taken
+        at one moment, and the residual is unknown.
         """
-        mine = (given or self.opening).grown(0, 0, 0, 0, 0, 0)
+        theirs = given or self.opening
         held = self.opening.grown(
             self.blocks, self.events, self.raw_bytes, self.gaps, self.gap_known_events, self.unknown_gaps
         )
-        at_one_moment = given is not None and given.held() == held.held()
+        given_up = self.opening.skipped.get(DISCARDED, 0) + self.discarded
+        at_one_moment = theirs.held() == held.held()
+        if given_up:  # with their gaps, which nobody can count again
+            at_one_moment = theirs.events == held.events + given_up
         return replace(
-            mine,
+            theirs,
             blocks=held.blocks,
             events=held.events,
-            raw_bytes=max(held.raw_bytes, mine.raw_bytes),  # pages without an entry are in no block
+            raw_bytes=max(held.raw_bytes, theirs.raw_bytes),  # pages without an entry are in no block
             gaps=held.gaps,
             gap_known_events=held.gap_known_events,
             unknown_gaps=held.unknown_gaps,
-            residual=mine.residual if at_one_moment else None,
-            settled=mine.settled and at_one_moment,
+            skipped={**theirs.skipped, DISCARDED: given_up} if given_up else theirs.skipped,
+            residual=theirs.residual if given is not None and at_one_moment else None,
+            settled=theirs.settled and given is not None and at_one_moment,
         )
 
 
@@ -89,6 +97,11 @@ class SegmentTally:
         if kind != Kind.HEADER:
             position = -1 if key is None else self.stream(key).position
             self._index.append((offset, kind, position, 0, 0, first_ts, last_ts))
+
+    def add_gap(self, key: StreamId, cause: str, count: int | None) -> None:
+        """Notes what a stand-alone gap record says; add_record takes the record itself."""
+        if cause == DISCARDED:
+            self.stream(key).discarded += count or 0
 
     def add_block(
         self,

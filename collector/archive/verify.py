@@ -13,11 +13,8 @@ from .frame import TRAILER_BYTES, Damage, Kind, Record
 from .lock import is_locked
 from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object
 from .reader import Segment, list_segments, open_segment
-from .tally import RECOVERED, SegmentTally, StreamTally
+from .tally import DISCARDED, RECOVERED, SegmentTally, StreamTally
 from .totals import StreamId, Totals
-
-# Entries that we gave up ourselves, with a number: they have an ordinal, but are in no block.
-_OUR_CAUSES = frozenset(("discarded", "suspended"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +153,8 @@ class _SegmentCheck:
                 gap = parse_gap(record.body)
                 stream, first_ts, last_ts = gap.stream, gap.from_ts or 0, gap.to_ts or 0
                 self._same_run(gap.run)
-                if gap.cause in _OUR_CAUSES:
+                self.tally.add_gap(stream, gap.cause, gap.count)
+                if gap.cause == DISCARDED:
                     self._given_up[stream] += gap.count or 0
             case Kind.COVERAGE:
                 coverage = parse_coverage(record.body)
@@ -209,7 +207,9 @@ class _SegmentCheck:
         expected = self._next.get(head.stream)
         if expected is None and not self.damaged and self.header is not None:
             opening = self.header.opening.get(head.stream, Totals())
-            expected = opening.blocks, opening.events
+            expected = opening.blocks, opening.events + opening.skipped.get(DISCARDED, 0)
+            if DISCARDED in opening.skipped:  # discarded blocks had numbers, which the totals don't count
+                expected = max(head.number, opening.blocks), expected[1]
         self._next[head.stream] = head.number + 1, head.ordinal + head.entries
         given_up = self._given_up.pop(head.stream, 0)
         if expected is None or (head.number, head.ordinal) == expected:
@@ -288,7 +288,8 @@ def check_identities(totals: Totals) -> list[str]:
     if totals.read != accounted:
         wrong.append(f"the kernel handed out {totals.read} entries, {accounted} are accounted for")
     held = totals.overrun - totals.gap_known_events
-    if held < 0 or (held and not totals.unknown_gaps):
+    # Discarded blocks took their gaps with them.
+    if held < 0 or (held and not totals.unknown_gaps and DISCARDED not in totals.skipped):
         wrong.append(
             f"the kernel overwrote {totals.overrun} entries, the gaps count {totals.gap_known_events} "
             f"and {totals.unknown_gaps} have no count"

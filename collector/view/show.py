@@ -1,0 +1,318 @@
+"""Prints the entries of an archive, merged by time.
+
+The streams of a run are merged lazily, a block of each at a time; runs follow each other, for their clocks need not
+compare. What is damaged is passed over and told to the caller.
+"""
+
+import heapq
+import os
+from bisect import bisect_left
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal, TextIO
+
+from ..archive.block import decode_block
+from ..archive.frame import Damage, Kind, Record
+from ..archive.lock import is_locked
+from ..archive.objects import ClockPair, FormatObject, parse_clock, parse_format, parse_names
+from ..archive.reader import Place, Segment, list_segments, open_segment
+from ..archive.totals import StreamId
+from ..errors import ArchiveError, SegmentError, UsageError
+from .lines import Context, FieldsRenderer, JsonRenderer, Line, Renderer, Selection, render_block
+from .times import Moment, parse_moment, resolve_moment
+
+# Segments that are open at a time. The streams of a run move through its segments together.
+_OPEN_SEGMENTS = 8
+
+# Lines a write: few enough that `show | head` ends soon, many enough that writing costs nothing.
+_LINES = 512
+
+
+@dataclass(slots=True)
+class Shown:
+    """What came of printing an archive."""
+
+    events: int = 0
+    damaged: list[str] = field(default_factory=list)  # what could not be read
+    closed: bool = False  # the reader of the output went away
+
+
+def show_paths(
+    paths: Iterable[Path],
+    out: TextIO,
+    since: int | str | None = None,
+    until: int | str | None = None,
+    cpus: Collection[int] | None = None,
+    event_globs: Sequence[str] | None = None,
+    pids: Collection[int] | None = None,
+    limit: int | None = None,
+    format: Literal["fields", "json"] = "fields",
+) -> Shown:
+    """Prints entries in the order of time.
+
+    Args:
+      since, until: both included; a value of the trace clock, or text as parse_moment takes it.
+      event_globs: `system:name`, globs on both sides; without a colon, a system or a name.
+      limit: lines at most.
+    Raises:
+      UsageError, ArchiveError: a path does not exist, holds no segment, or a bound cannot be applied.
+      SegmentError: no segment can be read at all.
+    """
+    shown = Shown()
+    if format not in ("fields", "json"):
+        raise UsageError("unknown format", got=repr(format), expected="fields or json")
+    renderer: Renderer = JsonRenderer() if format == "json" else FieldsRenderer()
+    bounds = _moment(since), _moment(until)
+    matcher = _EventMatcher(event_globs) if event_globs else None
+    pool = _Pool(shown)
+    try:
+        runs = _plan(list_segments(paths), pool, bounds, cpus)
+        instances = {stream[0] for run in runs for stream in run}
+        budget = limit
+        for run in runs:
+            streams = [
+                _stream_lines(places, number, pool, renderer, len(instances) > 1, pids, matcher)
+                for number, (_, places) in enumerate(sorted(run.items()))
+            ]
+            lines: Iterator[str] = map(itemgetter(2), heapq.merge(*streams))
+            printed = _write(islice(lines, budget), out)
+            shown.events += printed
+            budget = None if budget is None else budget - printed
+        out.flush()
+    except BrokenPipeError:
+        shown.closed = True
+        _silence(out)
+    finally:
+        pool.close()
+    return shown
+
+
+def _moment(value: int | str | None) -> Moment | None:
+    if isinstance(value, int):
+        return Moment(value, "raw", str(value))
+    return None if value is None else parse_moment(value)
+
+
+def _write(lines: Iterator[str], out: TextIO) -> int:
+    printed = 0
+    while batch := list(islice(lines, _LINES)):
+        text = "".join(batch)
+        try:
+            out.write(text)
+        except UnicodeEncodeError:
+            encoding = out.encoding or "ascii"
+            out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        printed += len(batch)
+    return printed
+
+
+def _silence(out: TextIO) -> None:
+    """Keeps the interpreter from complaining about the broken pipe when it flushes at exit."""
+    try:
+        fd = out.fileno()
+    except (OSError, ValueError, AttributeError):
+        return
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)
+
+
+class _EventMatcher:
+    """Whether an event's name fits one of some globs; remembers the answers."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._globs = globs
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, full_name: str) -> bool:
+        found = self._known.get(full_name)
+        if found is None:
+            found = self._known[full_name] = any(self._fits(full_name, glob) for glob in self._globs)
+        return found
+
+    @staticmethod
+    def _fits(full_name: str, glob: str) -> bool:
+        system, _, name = full_name.partition(":")
+        if ":" not in glob:
+            return fnmatchcase(system, glob) or fnmatchcase(name, glob)
+        wanted_system, _, wanted_name = glob.partition(":")
+        return fnmatchcase(system, wanted_system) and fnmatchcase(name, wanted_name or "*")
+
+
+class _View:
+    """A segment and the names in it."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+
+    @cached_property
+    def _names(self) -> tuple[dict[bytes, FormatObject], dict[int, list[tuple[int, bytes]]], list[ClockPair]]:
+        formats: dict[bytes, FormatObject] = {}
+        comms: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        clocks: list[ClockPair] = []
+        for offset, stored in self.segment.objects():
+            try:
+                if stored.type == "format":
+                    formats[stored.id] = parse_format(stored)
+                elif stored.type == "clock":
+                    clocks.append(parse_clock(stored))
+                elif stored.type == "comms":
+                    for pid, comm in parse_names(stored).items():
+                        comms[pid].append((offset, comm if isinstance(comm, bytes) else str(comm).encode()))
+            except SegmentError:
+                continue
+        return formats, comms, clocks
+
+    @property
+    def formats(self) -> dict[bytes, FormatObject]:
+        return self._names[0]
+
+    def pairs(self, instance: str) -> list[ClockPair]:
+        return [pair for pair in self._names[2] if pair.instance == instance]
+
+    def comm(self, pid: int, offset: int) -> bytes | None:
+        """The name a pid had when the block at this offset was written."""
+        if pid == 0:
+            return b"<idle>"
+        known = self._names[1].get(pid)
+        if not known:
+            return None
+        return known[max(bisect_left(known, offset, key=itemgetter(0)) - 1, 0)][1]
+
+    def clock(self, instance: str) -> str | None:
+        """The name of the instance's clock where it isn't nanoseconds."""
+        found = self.segment.header.clocks.get(instance) if self.segment.header is not None else None
+        return None if found is None or found.is_ns else found.name
+
+
+class _Pool:
+    """The segments in use, a bounded number of them open."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.shown = shown
+        self._open: OrderedDict[Path, _View] = OrderedDict()
+
+    def view(self, path: Path) -> _View:
+        found = self._open.get(path)
+        if found is None:
+            while len(self._open) >= _OPEN_SEGMENTS:
+                self._open.popitem(last=False)[1].segment.close()
+            found = self._open[path] = _View(open_segment(path))
+        self._open.move_to_end(path)
+        return found
+
+    def close(self) -> None:
+        for view in self._open.values():
+            view.segment.close()
+        self._open.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The wanted records of one stream in one segment."""
+
+    path: Path
+    stream: StreamId
+    places: tuple[Place, ...]
+    since: int | None  # in the stream's clock
+    until: int | None
+
+
+_Run = dict[StreamId, list[_Part]]
+
+
+def _plan(
+    files: list[Path], pool: _Pool, bounds: tuple[Moment | None, Moment | None], cpus: Collection[int] | None
+) -> list[_Run]:
+    """Finds the records to read, run by run, without reading them."""
+    runs: dict[bytes, _Run] = {}
+    last_error: SegmentError | None = None
+    for path in files:
+        live = path.name.endswith(".part") and is_locked(path.parent)
+        try:
+            view = pool.view(path)
+        except SegmentError as e:
+            if not live:
+                last_error = e
+                pool.shown.damaged.append(str(e))
+            continue
+        except OSError as e:
+            raise ArchiveError(f"cannot open the segment: {e.strerror}", where=str(path)) from e
+        _note_damage(view.segment, live, pool.shown)
+        by_stream: dict[StreamId, list[Place]] = defaultdict(list)
+        for place in view.segment.places:
+            if place.stream is not None and place.kind in (Kind.BLOCK, Kind.GAP):
+                by_stream[place.stream].append(place)
+        run = runs.setdefault(view.segment.run, {})
+        for stream, places in by_stream.items():
+            if cpus is None or stream[1] in cpus:
+                run.setdefault(stream, []).append(_cut_part(view, path, stream, places, bounds))
+    if not runs and last_error is not None:
+        raise last_error
+    return list(runs.values())
+
+
+def _note_damage(segment: Segment, live: bool, shown: Shown) -> None:
+    """Tells of damage that the way over the index does not meet."""
+    if segment.footer is None and not live:
+        shown.damaged.append(f"{segment.path}: {segment.footer_fault}")
+        for found in segment.records():
+            if isinstance(found, Damage):
+                shown.damaged.append(f"{segment.path}: {found.length} bytes at {found.offset}: {found.reason}")
+
+
+def _cut_part(
+    view: _View, path: Path, stream: StreamId, places: list[Place], bounds: tuple[Moment | None, Moment | None]
+) -> _Part:
+    """Leaves out blocks that lie outside of the wanted time altogether."""
+    clock = view.segment.header.clocks.get(stream[0]) if view.segment.header is not None else None
+    since, until = (
+        None if moment is None else resolve_moment(moment, clock, view.pairs(stream[0])) for moment in bounds
+    )
+    kept = tuple(
+        p for p in places if (since is None or p.last_ts >= since) and (until is None or p.first_ts <= until)
+    )
+    return _Part(path, stream, kept, since, until)
+
+
+def _stream_lines(
+    parts: list[_Part],
+    number: int,
+    pool: _Pool,
+    renderer: Renderer,
+    with_instance: bool,
+    pids: Collection[int] | None,
+    matcher: _EventMatcher | None,
+) -> Iterator[Line]:
+    """Gives the lines of one stream over all segments of its run."""
+    wanted_pids = None if pids is None else frozenset(pids)
+    last_ts = 0
+    for part in parts:
+        selection = Selection(part.since, part.until, wanted_pids, matcher)
+        instance, cpu = part.stream
+        for place in part.places:
+            try:
+                view = pool.view(part.path)
+                if place.kind == Kind.GAP:
+                    gap = view.segment.gap_at(place) if renderer.shows_gaps else None
+                    if gap is not None:
+                        ts = gap.to_ts or gap.from_ts or last_ts
+                        yield ts, number, FieldsRenderer.gap(cpu, gap.count, gap.cause)
+                    continue
+                record = view.segment.record_at(place.offset)
+                if not isinstance(record, Record) or record.kind != Kind.BLOCK:
+                    raise SegmentError(record if isinstance(record, str) else "not a block where the index says so")
+                block = decode_block(record.body, view.formats)
+            except (SegmentError, OSError) as e:
+                pool.shown.damaged.append(f"{part.path} at {place.offset}: {e}")
+                continue
+            comm = partial(view.comm, offset=place.offset)
+            context = Context(cpu, instance if with_instance else None, view.clock(instance), comm)
+            yield from render_block(block, number, renderer, context, selection)
+            last_ts = place.last_ts
