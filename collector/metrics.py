@@ -101,6 +101,11 @@ def _overruns(state: _State) -> Series:
         yield (instance,), seconds
 
 
+def _discarded(state: _State) -> Series:
+    for reason, number in ({"suspended": 0} | dict(state.snapshot.discarded)).items():
+        yield ("file", reason), number
+
+
 def _build(state: _State) -> Series:
     yield (__version__, platform.python_version(), state.kernel), 1
 
@@ -203,6 +208,12 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("archive_suspended", "gauge", (),
                "1 while nothing is archived because the disk has no room.",
                _one(lambda s: s.archive_suspended)),
+    MetricSpec("archive_removed_segments_total", "counter", (),
+               "Sealed segments that were removed to stay below the limits.",
+               _one(lambda s: s.archive_removed_segments)),
+    MetricSpec("discarded_events_total", "counter", ("sink", "reason"),
+               "Decoded entries that were not archived; the kernel's losses are lost_events_total.",
+               _discarded),
     MetricSpec("build_info", "gauge", ("version", "python", "kernel"),
                "1; the labels name what runs.",
                _build),

@@ -53,7 +53,9 @@ class Snapshot:
     archive_segments: int = 0
     archive_oldest_ts_s: float | None = None  # wall time of the oldest segment's start, seconds since 1970
     archive_raw_bytes: int = 0  # total of the sub-buffers that the archived blocks came from
+    archive_removed_segments: int = 0  # total that retention removed
     archive_suspended: bool = False  # no room on the disk
+    discarded: Mapping[str, int] = field(default_factory=dict)  # {reason: decoded entries not archived}
     ready: bool = False
     seconds_to_overrun: Mapping[str, float] = field(default_factory=dict)  # {instance: predicted}; absent: no trend
     stats_resets: int = 0  # kernel counters that went backwards: someone else cleared our ring

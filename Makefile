@@ -1,0 +1,57 @@
+# make run    collect from this machine's kernel into ./traces, until Ctrl-C
+# make build  make .venv and install the package there
+# make test   lint, strict types, all tests
+# make lint   lint and strict types alone
+# make bench  measure against other tools (see bench/README.md)
+# make clean  remove all that the others made, but no archive
+#
+# PYTHON=python3.12 chooses the interpreter; ARGS="-e 'irq:*'" goes to `run`, PYTEST_ARGS to pytest.
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+BIN := .venv/bin
+BUILT := .venv/.built
+BUILT_FOR_TESTS := .venv/.built-for-tests
+SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
+
+.PHONY: run build test lint bench clean
+
+run: build
+	@if [ "$$(id -u)" = 0 ] && [ -d /sys/kernel/tracing ] && [ ! -e /sys/kernel/tracing/instances ]; then \
+	  mount -t tracefs nodev /sys/kernel/tracing || true; fi
+	@exec $(BIN)/ftrace-collector run --output ./traces $(ARGS)
+
+build: $(BUILT)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(BUILT_FOR_TESTS)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: build
+	bench/run
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old or missing: 3.11 or newer is needed; name one with PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# What was compiled is removed first: setuptools takes an extension for current when only its .pxd has changed.
+$(BUILT): $(SOURCES) | $(BIN)/python
+	find collector \( -name '*.so' -o -path 'collector/*/*.c' \) -delete
+	$(BIN)/pip install -q -e .
+	touch $@
+
+# The tests' installation is the other one and more, so it stands for both.
+$(BUILT_FOR_TESTS): $(SOURCES) | $(BIN)/python
+	find collector \( -name '*.so' -o -path 'collector/*/*.c' \) -delete
+	$(BIN)/pip install -q -e '.[test]'
+	touch $(BUILT) $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find collector sinks tests -name __pycache__ -prune -exec rm -rf {} +
+	find collector \( -name '*.so' -o -path 'collector/*/*.c' \) -delete
