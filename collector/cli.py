@@ -108,8 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="print events")
     _add_paths(show)
-    show.add_argument("--since", type=int, metavar="TS", help="from this ts_ns on, in the trace clock's value")
-    show.add_argument("--until", type=int, metavar="TS", help="up to this ts_ns, included")
+    moment = "the trace clock's value as in ts_ns, its seconds with a point, or a time such as 2026-01-31T12:00"
+    show.add_argument("--since", metavar="TIME", help=f"from then on; {moment}")
+    show.add_argument("--until", metavar="TIME", help="up to then, included")
     show.add_argument("--cpu", type=_cpus, metavar="LIST", help="CPUs, as in 0-3,8")
     show.add_argument("-e", "--event", action="append", metavar="SYSTEM:EVENT", help="with globs; repeatable")
     show.add_argument("--pid", action="append", type=int, metavar="N", help="thread id; repeatable")
@@ -230,7 +231,7 @@ def _recover(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from collector.view.show import show_paths
 
-    show_paths(
+    shown = show_paths(
         args.paths,
         sys.stdout,
         since=args.since,
@@ -241,7 +242,9 @@ def _show(args: argparse.Namespace) -> int:
         limit=args.limit,
         format=args.format,
     )
-    return EXIT_OK
+    for damage in shown.damaged:
+        print(f"damaged: {damage}", file=sys.stderr)
+    return EXIT_FAILURE if shown.damaged else EXIT_OK
 
 
 def _version(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ from collector.errors import (
     IncompleteDrainError,
     TracefsMissingError,
 )
+from collector.view.show import Shown
 
 
 @pytest.fixture
@@ -179,21 +180,30 @@ def test_recover_says_what_became_of_each_file(
 
 def test_show_hands_over_every_filter(fake: Any) -> None:
     calls: list[Any] = []
-    fake("collector.view.show", show_paths=lambda *args, **kwargs: calls.append((args, kwargs)))
-    assert main(["show", "a", "--since", "5", "--until", "9", "--cpu", "1-2", "-e", "s:*", "--pid", "7", "--pid", "8",
+    fake("collector.view.show", show_paths=lambda *args, **kwargs: calls.append((args, kwargs)) or Shown())
+    assert main(["show", "a", "--since", "5", "--until", "1.5", "--cpu", "1-2", "-e", "s:*", "--pid", "7", "--pid", "8",
                  "--limit", "3", "--format", "json"]) == EXIT_OK  # fmt: skip
     ((args, kwargs),) = calls
     assert args[0] == [Path("a")]
     assert kwargs == {
-        "since": 5, "until": 9, "cpus": (1, 2), "event_globs": ["s:*"], "pids": [7, 8], "limit": 3, "format": "json",
+        "since": "5", "until": "1.5", "cpus": (1, 2), "event_globs": ["s:*"], "pids": [7, 8], "limit": 3,
+        "format": "json",
     }  # fmt: skip
+
+
+def test_show_ends_with_1_when_something_could_not_be_read(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fake("collector.view.show", show_paths=lambda *args, **kwargs: Shown(3, ["x.ftseg at byte 9: checksum"]))
+    assert main(["show", "a"]) == EXIT_FAILURE
+    assert capsys.readouterr().err == "damaged: x.ftseg at byte 9: checksum\n"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import sys, types, collector.cli as cli\n"
         "m = types.ModuleType('collector.view.show')\n"
-        "m.show_paths = lambda paths, out, **k: [out.write('x' * 99 + chr(10)) for _ in range(100000)]\n"
+        "def show_paths(paths, out, **k):\n"
+        "    for _ in range(100000): out.write('x' * 99 + chr(10))\n"
+        "m.show_paths = show_paths\n"
         "sys.modules['collector.view.show'] = m\n"
         "sys.exit(cli.main(['show', 'a']))\n"
     )

@@ -37,6 +37,7 @@ def piped(style: str = "text", **environ: str) -> Iterator[tuple[LogOutput, int]
         root.handlers[:] = handlers
         root.setLevel(level)
         os.close(reader)
+        output._queue.put(None)  # a full queue kept stop() from doing so
         output._thread.join(10)  # it must not write to a descriptor that another test gets
         os.close(writer)
 
