@@ -21,8 +21,9 @@ WATCHDOG_S = 10  # instead of the unit's own, so that two periods pass soon; emu
 DROP_IN = f"""\
 [Service]
 WatchdogSec={WATCHDOG_S}
-# The tests' interpreter may live in a home folder; an installed one doesn't.
+# The tests' interpreter and working folder may be in a home folder or below /tmp; installed ones aren't.
 ProtectHome=no
+PrivateTmp=no
 """
 INSTANCES = Path("/sys/kernel/tracing/instances")
 
