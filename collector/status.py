@@ -56,8 +56,11 @@ def render_line(text: str, columns: int) -> str:
     """The bytes of a terminal's live line: replaces the line before, never wraps.
 
     A wrapped line could not be replaced by the next one.
+
+    Args:
+      columns: of the terminal; 0, as a terminal of unknown size says, is taken for 80.
     """
-    room = max(0, columns - 1)
+    room = (columns or 80) - 1
     return "\r\x1b[K" + (text if len(text) <= room else text[: max(0, room - 1)] + "…"[:room])
 
 

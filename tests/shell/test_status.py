@@ -34,7 +34,7 @@ def test_a_suspended_archive_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "shown"), [(80, "abcdef"), (7, "abcdef"), (6, "abcd…"), (2, "…"), (1, ""), (0, "")]
+    ("columns", "shown"), [(80, "abcdef"), (7, "abcdef"), (6, "abcd…"), (2, "…"), (1, ""), (0, "abcdef")]
 )
 def test_the_live_line_never_wraps(columns: int, shown: str) -> None:
     assert render_line("abcdef", columns) == "\r\x1b[K" + shown
