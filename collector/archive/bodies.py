@@ -1,7 +1,7 @@
 """What the bodies of a segment's records say, checked and typed; docs/segment-format.md has every key."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..batch import MODE_RAW, MODE_TYPED, KindCount, Missed
 from ..errors import SegmentError
@@ -26,6 +26,15 @@ class Clock:
         return self.unit == "ns"
 
 
+class KernelBase(NamedTuple):
+    """A stream's counters in per_cpu/cpuN/stats as the run found them; entries since the ring's last reset."""
+
+    read: int
+    overrun: int
+    dropped: int
+    commit_overrun: int
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """A segment's first record."""
@@ -39,6 +48,7 @@ class Header:
     tool: str
     clocks: dict[str, Clock]  # {instance: clock}
     streams: tuple[StreamId, ...]
+    bases: dict[StreamId, KernelBase]  # the kernel's counters when the run began, where they are stored
     opening: dict[StreamId, Totals]
 
 
@@ -149,9 +159,12 @@ def parse_header(body: Bytes) -> Header:
         raise SegmentError(
             "a segment of another version", expected=str(VERSION), got=str(version), hint="read it with a newer version"
         )
-    clocks = {}
+    clocks: dict[str, Clock] = {}
+    bases: dict[StreamId, KernelBase] = {}
     for name in top.map("instances"):
         of = top.fields("instances").fields(name)
+        for cpu, *counts in of.rows("base", int, int, int, int, int):
+            bases[(str(name), cpu)] = KernelBase(*counts)
         clocks[str(name)] = Clock(of.text("clock"), of.text("clock_unit"))
     streams = tuple((str(name), int(cpu)) for name, cpu in top.rows("streams", str, int))
     opening = [parse_totals(value, "header: opening") for value in top.array("opening")]
@@ -160,7 +173,7 @@ def parse_header(body: Bytes) -> Header:
         raise SegmentError("header: opening", expected=expected, got=str(len(opening)))
     return Header(
         top.binary("run", 16), top.integer("segment"), top.text("host"), top.text("boot_id"), top.text("kernel"),
-        top.integer("created_ns"), top.text("tool"), clocks, streams, dict(zip(streams, opening, strict=True)),
+        top.integer("created_ns"), top.text("tool"), clocks, streams, bases, dict(zip(streams, opening, strict=True)),
     )  # fmt: skip
 
 

@@ -161,7 +161,7 @@ class _Scan:
     def __init__(self, header: Header, clock: Callable[[], int] = time.time_ns) -> None:
         self.header = header
         self.tally = SegmentTally(header.opening)
-        self.end = 0  # of the last good record
+        self.end = 0  # of the last good record before the footer
         self.footer: Record | None = None
         self._clock = clock
         self._samples: dict[StreamId, Totals] = {}
@@ -169,9 +169,8 @@ class _Scan:
 
     def add(self, record: Record) -> bool:
         """Adds a record; True when it is the footer, after which nothing counts."""
-        if not self._take(record):
-            return False
-        self.end = record.end
+        if self._take(record) and self.footer is None:
+            self.end = record.end
         return self.footer is not None
 
     def _take(self, record: Record) -> bool:

@@ -12,6 +12,7 @@ from .totals import StreamId, Totals, build_totals
 
 RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
 
+OVERRUN = "overrun"  # cause of a gap that is in no block: no entry came after it, or a crashed run was told of it
 DISCARDED = "discarded"  # cause of a gap, and reason of skipped entries: decoded, but the archive had no room
 
 
@@ -100,8 +101,13 @@ class SegmentTally:
 
     def add_gap(self, key: StreamId, cause: str, count: int | None) -> None:
         """Notes what a stand-alone gap record says; add_record takes the record itself."""
+        of = self.stream(key)
         if cause == DISCARDED:
-            self.stream(key).discarded += count or 0
+            of.discarded += count or 0
+        elif cause == OVERRUN:
+            of.gaps += 1
+            of.gap_known_events += count or 0
+            of.unknown_gaps += count is None
 
     def add_block(
         self,

@@ -130,7 +130,7 @@ def every_row(seed: int) -> dict[str, Any]:
         "path": b"/tmp/%d\0" % (seed % 3),
         "list": [-seed, seed],
         "blob": bytes((seed % 251, 0, 255)),
-        "stack": [0xFFFFFFFF81000000 + seed] * (seed % 3),
+        "stack": [0xFFFFFFFF81000000 + seed * 2] * (seed // 3 % 3),
     }
 
 
