@@ -67,7 +67,7 @@ async def serve(
             "the metrics cannot be served there",
             where=f"http.listen = {listen}",
             expected="a free address of this machine",
-            got=e.strerror or str(e),
+            got=(e.strerror or str(e)).partition(" (while")[0],
             hint='name another one with --http HOST:PORT, or serve nothing with --http ""',
         ) from e
     config.bind = [f"fd://{listener.detach()}"]
