@@ -22,7 +22,9 @@ from typing import Any
 import trio
 
 from collector import __version__
+from collector.archive.history import LeftOff, find_left_off
 from collector.archive.segment import build_header
+from collector.archive.tally import OVERRUN
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.batch import Note, NoteKind, StreamKey
 from collector.capture.budget import ByteBudget
@@ -114,11 +116,9 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
             instance.configure(discard_unread=True)
             for note in instance.notes:
                 logger.warning(note)
-            source = LiveSource(instance.dir, spec.name, instance.cpus, run_id, spec.events, instance.read_clock_pair)
+            source = _open_source(config, instance, run_id)
             pipeline.attach([source])
-            if instance.existed:
-                for stream in source.streams:
-                    stream.continue_after_crash()
+            _settle_crash(pipeline, source)
             complete = await Service(config, pipeline, instance, output).run(duration_s)
         finally:
             pipeline.close()
@@ -142,13 +142,13 @@ async def _drain_leftover(config: Config, instance: Instance) -> None:
     pipeline = Pipeline(config, run_id, instance.dir.top)
     await pipeline.open_archive()
     try:
-        source = LiveSource(instance.dir, instance.spec.name, instance.cpus, run_id, (), instance.read_clock_pair)
+        source = _open_source(config, instance, run_id)
         pipeline.attach([source])
+        _settle_crash(pipeline, source)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pipeline.runner.run)
             with trio.move_on_after(config.shutdown_timeout_s):
                 for stream in source.streams:
-                    stream.continue_after_crash()
                     await pipeline.drain(stream)
             pipeline.runner.finish()
         await pipeline.sink.close(drained=True)
@@ -158,6 +158,38 @@ async def _drain_leftover(config: Config, instance: Instance) -> None:
         "archived what an earlier run had left in the instance",
         extra={"fields": {"events": sum(s.decoded for s in pipeline.streams), "archive": config.archive.folder}},
     )
+
+
+def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSource:
+    """The streams' source; of an instance that was there before, with where the earlier run left off."""
+    left_off: Mapping[int, LeftOff] = {}
+    if instance.existed:
+        left_off = find_left_off(Path(config.archive.folder), instance.spec.name, _boot_id())
+    return LiveSource(
+        instance.dir,
+        instance.spec.name,
+        instance.cpus,
+        run_id,
+        instance.spec.events,
+        instance.read_clock_pair,
+        left_off,
+    )
+
+
+def _settle_crash(pipeline: "Pipeline", source: LiveSource) -> None:
+    """Record what an earlier run had read from the rings and took with it when it died."""
+    for stream in source.streams:
+        left = source.left_off.get(stream.key.cpu)
+        if left is None:
+            continue
+        stream.continue_after_crash()
+        lost = source.crash_lost[stream.key.cpu]
+        if lost != 0:
+            pipeline.emit_gap(stream.key, "crash", lost, left.last_ts, "read by an earlier run that did not archive it")
+            logger.error(
+                "an earlier run has lost entries that it had read",
+                extra={"fields": {"cpu": stream.key.cpu, "events": "unknown" if lost is None else lost}},
+            )
 
 
 def _give_up(instance: Instance) -> None:
@@ -261,11 +293,17 @@ class Pipeline:
         for block, lease in visit.blocks:
             self.runner.put(block, lease.release)
         for gap in visit.loose_gaps:
-            self._put(NoteKind.GAP, stream.key, {
-                "cause": "overrun", "count": gap.lost, "from_ts": None, "to_ts": None, "detail": "no entry follows",
-            })  # fmt: skip
+            self.emit_gap(stream.key, OVERRUN, gap.lost, None, gap.detail)
         if visit.sample is not None:
             self._emit_sample(stream, visit.sample, stream.totals())
+
+    def emit_gap(
+        self, key: StreamKey, cause: str, lost: int | None, from_ts: int | None, detail: str, to_ts: int | None = None
+    ) -> None:
+        """Queue a gap that no block tells of."""
+        self._put(
+            NoteKind.GAP, key, {"cause": cause, "count": lost, "from_ts": from_ts, "to_ts": to_ts, "detail": detail}
+        )
 
     async def drain(self, stream: Stream) -> bool:
         """Read a stream to its end; True when nothing is left in the kernel."""
@@ -316,10 +354,8 @@ class Pipeline:
             ("commit_overrun", sample.kernel.commit_overrun, earlier.commit_overrun if earlier else 0),
         ):
             if now > then:
-                self._put(NoteKind.GAP, stream.key, {
-                    "cause": cause, "count": now - then, "from_ts": before.now_ts if before else None,
-                    "to_ts": sample.now_ts, "detail": "between two looks at stats",
-                })  # fmt: skip
+                from_ts = before.now_ts if before else None
+                self.emit_gap(stream.key, cause, now - then, from_ts, "between two looks at stats", sample.now_ts)
         now_s = time.monotonic()
         lost = sample.kernel.lost > (earlier.lost if earlier else 0)
         keep = lost or now_s - self._recorded_s.get(stream, float("-inf")) >= SAMPLE_RECORD_INTERVAL_S

@@ -129,7 +129,3 @@ class Reset:
             )
         self._last = counts
         return counts.since(self._base)
-
-    def rebase_overrun(self, overrun: int) -> None:
-        """Let the overrun count from here: what came before belongs to an earlier run."""
-        self._base = replace(self._base, overrun=overrun)

@@ -163,7 +163,7 @@ def parse_header(body: Bytes) -> Header:
     bases: dict[StreamId, KernelBase] = {}
     for name in top.map("instances"):
         of = top.fields("instances").fields(name)
-        for cpu, *counts in of.rows("base", int, int, int, int, int):
+        for cpu, *counts in of.rows("base", int, int, int, int, int) if of.has("base") else ():
             bases[(str(name), cpu)] = KernelBase(*counts)
         clocks[str(name)] = Clock(of.text("clock"), of.text("clock_unit"))
     streams = tuple((str(name), int(cpu)) for name, cpu in top.rows("streams", str, int))

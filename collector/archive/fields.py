@@ -89,6 +89,9 @@ class Fields:
                 raise self._wrong(key, "a map of names to counts")
         return value
 
+    def has(self, key: str) -> bool:
+        return key in self._map
+
     def map(self, key: str) -> dict[Any, Any]:
         value = self._map.get(key)
         if not isinstance(value, dict):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from collector.archive.history import LeftOff
 from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget, Lease
@@ -59,7 +60,7 @@ class Source:
         self.book = FormatBook(self.plan, self.formats.get, _format_object)
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []
-        self._ring_bytes = {cpu: size for cpu in cpus if (size := _read_ring_bytes(tree, cpu)) is not None}
+        self._ring_bytes = {cpu: size for cpu in cpus if (size := tree.try_read_ring_size_bytes(cpu)) is not None}
         self.batch_bytes = 0  # of a stream
         self._fds: list[int] = []
         self._leases: list[Lease] = []
@@ -113,8 +114,7 @@ class Source:
             "clock_unit": self.clock.unit,
             "header_page": self.header_page,
             "subbuf_size": self.layout.subbuf_size,
-            # Absolute, so that the next run can tell what a crash lost; see daemon.
-            "base": {cpu: [c.read, c.overrun, c.dropped, c.commit_overrun] for cpu, c in self.base.items()},
+            **({"base": _base_rows(self.base)} if self.base else {}),
         }
 
     def clock_pair(self) -> ClockPair | None:
@@ -162,12 +162,20 @@ class LiveSource(Source):
         run: bytes,
         events: tuple[tuple[str, str], ...],
         clock_pair: Callable[[], ClockPair | None],
+        left_off: Mapping[int, LeftOff],
     ) -> None:
         super().__init__(tree, name, cpus, run)
         self._clock_pair = clock_pair
+        self.left_off = left_off
+        self.crash_lost: dict[int, int | None] = {}  # {cpu: entries an earlier run had read but not archived}
         for system, event in events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
-        self.base = {cpu: KernelCounts.of(tree.read_stats(cpu)) for cpu in cpus}
+        for cpu in cpus:
+            now = KernelCounts.of(tree.read_stats(cpu))
+            then = left_off.get(cpu)
+            # What was overwritten or refused since an earlier run's last look is this run's to tell.
+            self.base[cpu] = now if then is None else then.loss_base(now)
+            self.crash_lost[cpu] = None if then is None else then.unarchived(now)
 
     def clock_pair(self) -> ClockPair | None:
         return self._clock_pair()
@@ -198,21 +206,19 @@ class RecordedSource(Source):
             possible = tree.possible_cpus()
         except TracefsMissingError as e:
             raise UsageError(
-                "the recorded tree has no rings", where=str(top), expected="per_cpu/cpuN/trace_pipe_raw"
+                "the recorded tree has no rings", where=str(top), expected="per_cpu/ with a folder for each CPU"
             ) from e
         super().__init__(tree, REPLAY_INSTANCE, cpus or possible, run)
 
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
-        if not self.tree.exists(f"per_cpu/cpu{cpu}/stats"):
+        if self.tree.try_read_stats(cpu) is None:
             return None
         # What was unread when the recording ended is in no file: the end of the file is the end.
         return lambda: replace(self.tree.read_stats(cpu), entries=0)
 
 
-def _read_ring_bytes(tree: TracefsDir, cpu: int) -> int | None:
-    text = tree.try_read_text(f"per_cpu/cpu{cpu}/buffer_size_kb")
-    word = text.split()[0] if text and text.split() else ""
-    return int(word) * 1024 if word.isdecimal() else None
+def _base_rows(base: Mapping[int, KernelCounts]) -> list[list[int]]:
+    return [[cpu, c.read, c.overrun, c.dropped, c.commit_overrun] for cpu, c in sorted(base.items())]
 
 
 def _format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ import enum
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -68,6 +68,13 @@ class Sample:
         return max(0.0, (self.now_ts - self.oldest_ts) / 1e9)
 
 
+class LooseGap(NamedTuple):
+    """Overwritten entries that no block can tell of, for no entry of this run follows them."""
+
+    lost: int | None  # None: unknown
+    detail: str
+
+
 @dataclass(slots=True)
 class Visit:
     """What a visit brought."""
@@ -75,7 +82,7 @@ class Visit:
     blocks: list[tuple[Block, Lease]] = field(default_factory=list)
     starved_bytes: int = 0  # of budget that the next block needs before reading can go on
     sample: Sample | None = None
-    loose_gaps: list[Missed] = field(default_factory=list)  # at a final close: loss with no entry after it
+    loose_gaps: list[LooseGap] = field(default_factory=list)
     at_end: bool = False  # the ring was empty
     errno: int | None = None  # read() failed
 
@@ -123,15 +130,15 @@ class Stream:
         self._blocks = 0
         self._raw_bytes = 0  # of closed blocks
         self._ordinal = 0
-        self._gaps = self._gap_known = self._unknown_gaps = 0  # of closed blocks
-        self._rebase_at_end = False
+        self._gaps = self._gap_known = self._unknown_gaps = 0  # of closed blocks, and loose ones
+        self._settles_crash = False
 
     def continue_after_crash(self) -> None:
-        """Take the overrun's base at the first settled sample.
+        """The base is an earlier run's, which may have been told of losses that it did not archive.
 
-        What an earlier run read and lost cannot be told apart before the ring it left behind is drained.
+        How many, shows when the ring is drained: what the gaps that this run was told of do not explain.
         """
-        self._rebase_at_end = True
+        self._settles_crash = True
 
     @property
     def reader_bytes(self) -> int:
@@ -224,11 +231,13 @@ class Stream:
                 visit.errno = detail if status == ring.FAILED else None
                 break
         if ask & Ask.SAMPLE and visit.errno is None:
-            visit.sample = self._sample(visit.at_end)
+            visit.sample = self._sample(visit, visit.at_end)
         if ask & Ask.CLOSE or (ask & Ask.FLUSH and time.monotonic() - self._opened_s >= self._block_age_s):
             self._close(worker, visit)
             if ask & Ask.CLOSE and len(batch) == 0:
-                visit.loose_gaps = [Missed(0, lost, GAP_SOURCE) for _, lost in batch.gap_list]
+                for _, lost in batch.gap_list:
+                    self._add_loose_gap(visit, lost, "no entry follows")
+                batch.reset()
         return visit
 
     def _close(self, worker: Worker, visit: Visit) -> bool:
@@ -293,22 +302,31 @@ class Stream:
             encoder.pids, encoder.addresses, body,
         )  # fmt: skip
 
-    def _sample(self, settled: bool) -> Sample | None:
+    def _sample(self, visit: Visit, settled: bool) -> Sample | None:
         if self._read_stats is None:
             return None
         stats = self._read_stats()
         settled = settled and stats.entries == 0
         reader = self.counts()
-        if self._rebase_at_end and settled:
-            self._rebase_at_end = False
-            self._reset.rebase_overrun(stats.overrun - reader.gap_known)
         kernel = self._reset.advance(KernelCounts.of(stats))
-        result = balance(kernel, reader, settled and not self._rebase_at_end)
+        if self._settles_crash and settled:
+            self._settles_crash = False
+            untold = kernel.overrun - reader.gap_known
+            if untold > 0 and reader.unknown_gaps == 0:
+                self._add_loose_gap(visit, untold, "told to an earlier run that did not archive it")
+                reader = self.counts()
+        result = balance(kernel, reader, settled)
         self.last_sample = Sample(
             time.time_ns(), stats.now_ts, kernel, reader.decoded, result, settled, stats.bytes,
             stats.oldest_event_ts if stats.entries else None, self._reset.resets,
         )  # fmt: skip
         return self.last_sample
+
+    def _add_loose_gap(self, visit: Visit, lost: int | None, detail: str) -> None:
+        visit.loose_gaps.append(LooseGap(lost, detail))
+        self._gaps += 1
+        self._gap_known += lost or 0
+        self._unknown_gaps += lost is None
 
     def _note_malformed(self, reason: str) -> None:
         self.decode_errors[reason] = self.decode_errors.get(reason, 0) + 1

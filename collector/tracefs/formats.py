@@ -191,11 +191,12 @@ def _parse_field(line: str, where: str, *, common: bool, word_size: int) -> Iter
     for word, cls in _DYNAMIC:
         if ctype.startswith(word):
             element_size = _type_size(ctype.removeprefix(word), word_size) or 1
-            if size == 4:
+            if size < 4 or (dims and size % 4):
+                raise TracefsFormatError(f"wrong size of a {word} field", where=where, expected="4", got=str(size))
+            # A synthetic event keeps each field in 8 bytes, a location in the first 4 of them.
+            if not dims or size == 4:
                 yield field(cls, element_size)
                 return
-            if size == 0 or size % 4:
-                raise TracefsFormatError(f"wrong size of a {word} field", where=where, expected="4", got=str(size))
             # Probes can declare an array of strings: each element is a location of its own.
             for index in range(size // 4):
                 at = offset + 4 * index

@@ -71,6 +71,7 @@ def test_a_whole_file() -> None:
         ("struct odd odd[2];\toffset:16;\tsize:24;\tsigned:0;", "chars", 24, 1),
         ("cpumask_t mask;\toffset:16;\tsize:1024;\tsigned:0;", "chars", 1024, 1),
         ("__data_loc char[] name;\toffset:16;\tsize:4;\tsigned:0;", "data_loc", 1, 1),
+        ("__data_loc char[] synthetic;\toffset:16;\tsize:8;\tsigned:1;", "data_loc", 1, 1),
         ("__data_loc unsigned long[] addrs;\toffset:16;\tsize:4;\tsigned:0;", "data_loc", 8, 1),
         ("__data_loc unsigned int[] lengths;\toffset:16;\tsize:4;\tsigned:0;", "data_loc", 4, 1),
         ("__data_loc cpumask_t mask;\toffset:16;\tsize:4;\tsigned:0;", "data_loc", 8, 1),
