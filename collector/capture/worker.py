@@ -64,6 +64,9 @@ class Workers(Generic[State]):
         while (item := self._jobs.get()) is not None:
             job, task = item
             result: outcome.Outcome[Any]
-            result = outcome.capture(job, state.value) if isinstance(state, outcome.Value) else state
+            # An outcome can be unwrapped once only: each job gets its own of a state that could not be made.
+            result = (
+                outcome.capture(job, state.value) if isinstance(state, outcome.Value) else outcome.Error(state.error)
+            )
             self._token.run_sync_soon(trio.lowlevel.reschedule, task, result)
             del item, job, task, result  # a thread that waits keeps nothing alive
