@@ -32,15 +32,17 @@ from collector.capture.capture import Capture
 from collector.capture.evidence import Evidence
 from collector.capture.names import HostNames
 from collector.capture.source import CaptureSizes, LiveSource, RecordedSource, Source, new_run_id
-from collector.capture.stream import Sample, Stream, Visit, Worker
+from collector.capture.stream import SKIPPED_SHORT, Sample, Stream, Visit, Worker
 from collector.capture.worker import Workers
 from collector.config import ArchiveConfig, Config
 from collector.decode.columns import Encoder
+from collector.decode.ring import REASONS
 from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK
+from collector.ledger import MALFORMED
 from collector.logs import LogOutput, start_logging
 from collector.sdnotify import Notifier, watchdog_interval_s
 from collector.snapshot import Snapshot, StreamSnapshot
-from collector.status import build_status, render_line, render_status
+from collector.status import build_status, predict_overrun, render_line, render_status
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance
 from collector.tracefs.wish import InstanceSpec
@@ -56,6 +58,8 @@ SAMPLE_RECORD_INTERVAL_S = 30.0
 
 # The wall clock steps and slews against the trace clock.
 CLOCK_PAIR_INTERVAL_S = 60.0
+
+CLEAR_LINE = "\r\x1b[K"  # the live status line makes room for the last message
 
 # Removing an instance waits for whoever else has a file of it open.
 REMOVE_TIMEOUT_S = 5.0
@@ -220,7 +224,8 @@ def _spec(config: Config, tracefs: TracefsDir) -> InstanceSpec:
 def _say_where(config: Config, pipeline: "Pipeline") -> None:
     events = sum(stream.decoded for stream in pipeline.streams)
     folder = config.archive.folder
-    print(f"{events} events in {folder}; `ftrace-collector show {folder}` prints them", file=sys.stderr)
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    print(f"{clear}{events} events in {folder}; `ftrace-collector show {folder}` prints them", file=sys.stderr)
 
 
 class Pipeline:
@@ -326,12 +331,17 @@ class Pipeline:
             if note is not None:
                 self.runner.put(note)
 
-    def snapshot(self, ready: bool) -> Snapshot:
-        """What metrics and status lines say; reads no file."""
+    def snapshot(self, ready: bool, before: Snapshot | None = None, elapsed_s: float = 0.0) -> Snapshot:
+        """What metrics and status lines say; reads no file.
+
+        Args:
+          before: the snapshot of elapsed_s ago, for rates.
+        """
         capture, archive = self.capture, self.sink.state
         samples = [stream.last_sample for stream in self.streams]
+        streams = tuple(_stream_snapshot(stream, source) for source in self.sources for stream in source.streams)
         return Snapshot(
-            streams=tuple(_stream_snapshot(stream, source) for source in self.sources for stream in source.streams),
+            streams=streams,
             queue_events=self.runner.queued_events,
             queue_bytes=self.budget.used_bytes,
             queue_limit_bytes=self.budget.limit_bytes,
@@ -341,7 +351,10 @@ class Pipeline:
             archive_oldest_ts_s=archive.oldest_s,
             archive_raw_bytes=archive.raw_bytes,
             archive_suspended=archive.suspended is not None,
+            archive_removed_segments=archive.removed_segments,
+            discarded={"suspended": self.runner.discarded_events},
             ready=ready,
+            seconds_to_overrun=predict_overrun(streams, before.streams, elapsed_s) if before is not None else {},
             stats_resets=sum(sample.resets for sample in samples if sample is not None),
         )
 
@@ -429,6 +442,7 @@ class Service:
         self._forced = trio.CancelScope()
         self._http: Any = None  # http.AppState, where metrics are served
         self._terminal = sys.stderr.isatty()
+        self._stall_limit_s = max(STALL_MIN_S, STALL_INTERVALS * config.capture.flush_interval_s)
 
     async def run(self, duration_s: float | None) -> bool:
         """Collect until told to stop, then drain; True when nothing was left in the kernel."""
@@ -442,8 +456,8 @@ class Service:
                     sinks.start_soon(pipeline.runner.run)
                     async with trio.open_nursery() as readers:
                         await readers.start(pipeline.capture.run)
-                        readers.start_soon(self._tick)
-                        readers.start_soon(self._feed_watchdog)
+                        nursery.start_soon(self._tick)
+                        nursery.start_soon(self._feed_watchdog)
                         self._set_ready()
                         with trio.move_on_after(duration_s if duration_s is not None else float("inf")):
                             await self._stop.wait()
@@ -525,6 +539,16 @@ class Service:
         if self._terminal:
             self._output.write_transient(render_line("draining", 80))
 
+    def _why_not_ready(self) -> str | None:
+        assert self.pipeline.capture is not None
+        if not self._ready:
+            return "stopping"
+        if self.pipeline.sink.state.suspended is not None:
+            return f"archiving is suspended: {self.pipeline.sink.state.suspended}"
+        if self.pipeline.capture.stalled_s() >= self._stall_limit_s:
+            return "a reader makes no progress"
+        return None
+
     async def _tick(self) -> None:
         """Snapshots, once a second."""
         before, before_s = self.pipeline.snapshot(self._ready), time.monotonic()
@@ -533,14 +557,16 @@ class Service:
         while True:
             await trio.sleep(max(0.0, due_s - time.monotonic()))
             now_s = time.monotonic()
-            snapshot = self.pipeline.snapshot(self._ready)
+            snapshot = self.pipeline.snapshot(self._ready, before, now_s - before_s)
             text = render_status(build_status(snapshot, before, now_s - before_s))
             if self._http is not None:
                 self._http.metrics.observe_event_loop_lag(max(0.0, now_s - due_s))
                 self._http.metrics.update(snapshot)
-            if self._terminal:
-                self._output.write_transient(render_line(text, os.get_terminal_size(2).columns))
-            self._notifier.status(text)
+                self._http.not_ready_reason = self._why_not_ready()
+            if self._ready:
+                if self._terminal:
+                    self._output.write_transient(render_line(text, os.get_terminal_size(2).columns))
+                self._notifier.status(text)
             if now_s >= next_pair_s:
                 next_pair_s += CLOCK_PAIR_INTERVAL_S
                 self.pipeline.emit_clock_pairs()
@@ -551,12 +577,11 @@ class Service:
         interval_s = watchdog_interval_s()
         if interval_s is None:
             return
-        limit_s = max(STALL_MIN_S, STALL_INTERVALS * self.config.capture.flush_interval_s)
         assert self.pipeline.capture is not None
         while True:
             # A stream that waits for the budget is explained by a slow or full disk, and is not counted.
             stalled_s = self.pipeline.capture.stalled_s()
-            if stalled_s < limit_s:
+            if stalled_s < self._stall_limit_s or not self._ready:  # the drain has a deadline of its own
                 self._notifier.watchdog()
             else:
                 logger.error("a reader makes no progress", extra={"fields": {"seconds": round(stalled_s)}})
@@ -646,7 +671,7 @@ def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
         gap_known_events=counts.gap_known,
         gaps=counts.gaps,
         unknown_gaps=counts.unknown_gaps,
-        decode_errors=dict(stream.decode_errors),
-        skipped=sample.balance.skipped,
+        decode_errors={reason: 0 for reason in REASONS.values()} | stream.decode_errors,
+        skipped={SKIPPED_SHORT: 0, MALFORMED: 0} | dict(sample.balance.skipped),
         residual=sample.balance.residual,
     )

@@ -1,8 +1,9 @@
 """One line that says how the collection goes, for a terminal and for systemd. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from collector.snapshot import Snapshot
+from collector.snapshot import Snapshot, StreamSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,24 @@ def build_status(now: Snapshot, before: Snapshot, elapsed_s: float) -> Status:
         cpus=len({s.cpu for s in now.streams}),
         suspended=now.archive_suspended,
     )
+
+
+def predict_overrun(
+    now: Sequence[StreamSnapshot], before: Sequence[StreamSnapshot], elapsed_s: float
+) -> dict[str, float]:
+    """{instance: seconds until the first of its rings is full if nobody reads it}, at the rate it fills now.
+
+    An instance whose rings do not fill, or whose sizes are unknown, is left out.
+    """
+    found: dict[str, float] = {}
+    earlier = {(s.instance, s.cpu): s.reader_bytes for s in before}
+    for stream in now:
+        filled = stream.reader_bytes - earlier.get((stream.instance, stream.cpu), stream.reader_bytes)
+        if filled <= 0 or elapsed_s <= 0 or stream.kernel_size_bytes is None:
+            continue
+        left_s = max(0, stream.kernel_size_bytes - (stream.kernel_bytes or 0)) / (filled / elapsed_s)
+        found[stream.instance] = min(left_s, found.get(stream.instance, left_s))
+    return found
 
 
 def render_status(status: Status) -> str:

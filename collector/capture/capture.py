@@ -100,7 +100,7 @@ class Capture:
         async with trio.open_nursery() as nursery:
             for _ in range(self._workers.count):
                 nursery.start_soon(self._serve, nursery)
-            first = [self._submit(slot, Ask.FLUSH) for slot in self._slots]
+            first = [self._submit(slot, Ask.FLUSH | Ask.SAMPLE) for slot in self._slots]
             for done in first:
                 await done.wait()
             for slot in self._slots:
