@@ -671,7 +671,7 @@ def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
         gap_known_events=counts.gap_known,
         gaps=counts.gaps,
         unknown_gaps=counts.unknown_gaps,
-        decode_errors={reason: 0 for reason in REASONS.values()} | stream.decode_errors,
+        decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
         skipped={SKIPPED_SHORT: 0, MALFORMED: 0} | dict(sample.balance.skipped),
         residual=sample.balance.residual,
     )
