@@ -17,7 +17,6 @@ from typing import Any
 U64 = (1 << 64) - 1
 STAMP_BITS = 59  # an absolute stamp holds 27 + 32 bits
 PADDING, TIME_EXTEND, TIME_STAMP = 29, 30, 31
-TRAILING_SLACK = 8  # bytes after the last field that alignment explains; from here on something is unknown
 
 # Element sizes of the C types for which a format gives `[]` and the total size, so that no dimension tells.
 TYPE_SIZES = {"char": 1, "u8": 1, "s8": 1, "x8": 1, "__u8": 1, "u16": 2, "s16": 2, "x16": 2, "short": 2,
@@ -185,11 +184,7 @@ def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
                               for i in range(f.count)]  # fmt: skip
     if variable > len(record):
         return None
-    if not any(f.kind in ("data_loc", "rel_loc", "tail") for f in fmt.fields):
-        end = max(f.fixed_end for f in (*fmt.common, *fmt.fields))
-        if len(record) - end >= TRAILING_SLACK:
-            return None
-    return values
+    return values  # bytes behind the last field are alignment, or what the ring held before: no field
 
 
 def decode_record(ts: int, record: bytes, formats: dict[int, Format]) -> Entry | None:
@@ -276,16 +271,17 @@ def decode_pages(pages: bytes, layout: Layout, formats: dict[int, Format]) -> De
     for number, at in enumerate(range(0, len(pages), layout.subbuf_size)):
         page = pages[at : at + layout.subbuf_size]
         ts, length, lost, count = page_head(page, layout)
-        if lost:
-            out.gaps.append((len(out.entries), count))
-        if length > layout.data_size:
-            out.malformed.append((number, "commit"))
-            continue
         try:
+            if length > layout.data_size:
+                raise MalformedError("commit")
             records = walk(page[layout.data_offset : layout.data_offset + length], ts)
         except MalformedError as e:
+            if lost:  # the stored count is not to be trusted either
+                out.gaps.append((len(out.entries), None))
             out.malformed.append((number, e.args[0]))
             continue
+        if lost:
+            out.gaps.append((len(out.entries), count))
         for ts, record in records:
             entry = decode_record(ts, record, formats)
             if entry is None:

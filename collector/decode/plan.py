@@ -59,7 +59,6 @@ class EventPlan:
     text: str  # the format file, "" when the kernel has none for this id
     columns: tuple[Column, ...]
     fixed_size: int  # bytes up to the end of the last field of fixed size
-    has_tail: bool
 
     @property
     def is_known(self) -> bool:
@@ -129,14 +128,12 @@ def build_event_plan(event: EventFormat) -> EventPlan:
     own = sorted((f for f in event.fields if not f.common), key=lambda f: f.offset)
     columns = tuple(_column(f, f.name in addresses) for f in own)
     fixed = max((f.offset + _fixed_bytes(f) for f in event.fields), default=0)
-    return EventPlan(
-        event.id, event.system, event.name, event.text, columns, fixed, any(c.cls == "tail" for c in columns)
-    )
+    return EventPlan(event.id, event.system, event.name, event.text, columns, fixed)
 
 
 def build_unknown_plan(event_id: int) -> EventPlan:
     """The plan of an id that no format file describes: its records stay bytes."""
-    return EventPlan(event_id, "unknown", f"event_{event_id}", "", (), 0, True)
+    return EventPlan(event_id, "unknown", f"event_{event_id}", "", (), 0)
 
 
 def _column(field: Field, is_address: bool) -> Column:

@@ -29,7 +29,6 @@ cdef struct EventSpec:
     uint32_t event_id
     int is_known          # 0: every record is kept raw
     uint32_t fixed_size   # bytes up to the end of the last field of fixed size
-    int has_tail
     uint32_t n_columns
     ColumnSpec *columns
     uint32_t n_locs       # columns of class DATA_LOC or REL_LOC
@@ -75,7 +74,7 @@ cdef class Batch:
     cdef readonly uint64_t total_entries, total_skipped, total_pages, total_bytes
     cdef int fill_nogil(self, int fd, size_t max_bytes, size_t *taken, int *fault) noexcept nogil
     cdef int walk(self, uint8_t *page) noexcept nogil
-    cdef int malformed(self, uint8_t *page, uint32_t commit, uint32_t length, int reason) noexcept nogil
+    cdef int malformed(self, uint32_t commit, int reason) noexcept nogil
     cdef int take_gap(self, uint8_t *page, uint32_t commit, uint32_t length) noexcept nogil
     cdef int add_gap(self, int known, uint64_t lost) noexcept nogil
 

@@ -174,7 +174,6 @@ cdef class Plan:
         spec.event_id = event.event_id
         spec.is_known = event.is_known
         spec.fixed_size = max(event.fixed_size, self.layout.head_size)
-        spec.has_tail = event.has_tail
         for column in event.columns:
             spec.columns[i].cls = column.number
             spec.columns[i].offset = column.offset
@@ -383,13 +382,11 @@ cdef class Batch:
         cdef EventSpec *spec
         cdef size_t taken
         if length > plan.data_size:
-            if commit & MISSED_EVENTS and self.add_gap(0, 0) == S_NO_MEMORY:
-                return S_NO_MEMORY
-            return S_BAD_COMMIT
+            return self.malformed(commit, S_BAD_COMMIT)
         end = p + length
         while p < end:
             if end - p < 4:
-                return self.malformed(page, commit, length, S_BAD_TRUNCATED)
+                return self.malformed(commit, S_BAD_TRUNCATED)
             word = load32(p)
             kind = word & 31
             delta = word >> 5
@@ -401,11 +398,11 @@ cdef class Batch:
                 if kind == TYPE_PADDING and delta == 0:
                     break   # the rest of the page is void
                 if end - p < 8:
-                    return self.malformed(page, commit, length, S_BAD_TRUNCATED)
+                    return self.malformed(commit, S_BAD_TRUNCATED)
                 size = load32(p + 4)
                 if kind == TYPE_PADDING:
                     if size > <size_t> (end - p) - 4:
-                        return self.malformed(page, commit, length, S_BAD_OVERRUN)
+                        return self.malformed(commit, S_BAD_OVERRUN)
                     p += 4 + size
                     # A discarded event's delta counts for the next one; 1 is only the mark of dead space.
                     if delta != 1:
@@ -425,12 +422,12 @@ cdef class Batch:
                     p += 8
                     continue
                 if size < 4:
-                    return self.malformed(page, commit, length, S_BAD_LENGTH)
+                    return self.malformed(commit, S_BAD_LENGTH)
                 size -= 4
                 payload = p + 8
                 mark = WHERE_LONG
             if size > <size_t> (end - payload) or payload > end:
-                return self.malformed(page, commit, length, S_BAD_OVERRUN)
+                return self.malformed(commit, S_BAD_OVERRUN)
             p = payload + size
             ts += delta
             if size < plan.head_size:
@@ -454,8 +451,6 @@ cdef class Batch:
             elif spec.n_locs:
                 if not locs_are_inside(spec, payload, size):
                     mark |= WHERE_RAW
-            elif not spec.has_tail and size >= spec.fixed_size + 8:
-                mark |= WHERE_RAW   # more than alignment behind the last field: the format does not tell all
             out_ts[n] = ts
             out_head[n] = head
             out_where[n] = <uint32_t> (payload - pages) | mark
@@ -481,8 +476,9 @@ cdef class Batch:
             return self.add_gap(1, load64(stored) if plan.long_size == 8 else load32(stored))
         return self.add_gap(0, 0)
 
-    cdef int malformed(self, uint8_t *page, uint32_t commit, uint32_t length, int reason) noexcept nogil:
-        if commit & MISSED_EVENTS and self.take_gap(page, commit, length) == S_NO_MEMORY:
+    cdef int malformed(self, uint32_t commit, int reason) noexcept nogil:
+        """Note the loss that a malformed page reports; its count is not to be trusted either."""
+        if commit & MISSED_EVENTS and self.add_gap(0, 0) == S_NO_MEMORY:
             return S_NO_MEMORY
         return reason
 
