@@ -1,0 +1,1 @@
+"""What the daemon costs, measured beside what one would run instead."""

@@ -1,0 +1,81 @@
+"""The daemon with many instances in one process, for `streams`: all of it but the command line.
+
+    python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB PREFIX FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import trio
+
+from collector.capture.source import LiveSource, new_run_id
+from collector.config import ArchiveConfig, Config, HttpConfig
+from collector.daemon import Pipeline, Service
+from collector.logs import LogOutput, start_logging
+from collector.tracefs.cpus import parse_cpu_list
+from collector.tracefs.files import TracefsDir, find_tracefs
+from collector.tracefs.instance import Instance, InstanceSpec
+
+REMOVE_TIMEOUT_S = 5.0
+BUFFER_PERCENT = 25  # as the daemon's default
+
+
+class Group:
+    """Several instances, where the service expects one."""
+
+    def __init__(self, members: list[Instance]) -> None:
+        self.members = members
+        self.spec = members[0].spec
+        self.clock = members[0].clock
+        self.subbuf_size = members[0].subbuf_size
+
+    def stop_tracing(self) -> None:
+        """Stop all of them."""
+        for member in self.members:
+            member.stop_tracing()
+
+
+async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) -> bool:
+    """Collect from all instances until told to stop; True when nothing was left in the kernel."""
+    tracefs = TracefsDir(find_tracefs())
+    opened: list[Instance] = []
+    try:
+        for spec in specs:
+            opened.append(Instance.open(tracefs, spec))
+            opened[-1].configure()
+        config = Config(archive=ArchiveConfig(folder=str(folder)), http=HttpConfig(listen="127.0.0.1:0"))
+        pipeline = Pipeline(config, new_run_id(), tracefs)
+        await pipeline.open_archive()
+        try:
+            pipeline.attach([
+                LiveSource(i.dir, i.spec.name, i.cpus, pipeline.run_id, i.spec.events, i.read_clock_pair, {})
+                for i in opened
+            ])  # fmt: skip
+            return await Service(config, pipeline, Group(opened), output).run(None)  # type: ignore[arg-type]
+        finally:
+            pipeline.close()
+    finally:
+        for instance in opened:
+            instance.undo(REMOVE_TIMEOUT_S)
+
+
+def main() -> int:
+    """Run until SIGTERM."""
+    count, event, cpus, buffer_kb, prefix, folder = sys.argv[1:]
+    system, name = event.split(":")
+    specs = [
+        InstanceSpec(
+            name=f"{prefix}{number}", events=((system, name),), buffer_size_kb=int(buffer_kb),
+            cpus=parse_cpu_list(cpus), buffer_percent=BUFFER_PERCENT,
+        )
+        for number in range(int(count))
+    ]  # fmt: skip
+    output = start_logging("text", "info")
+    try:
+        return 0 if trio.run(collect, specs, Path(folder), output) else 1
+    finally:
+        output.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
