@@ -22,6 +22,8 @@ from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segm
 from .tally import RECOVERED, SegmentTally
 from .totals import StreamId, Totals, build_totals
 
+BAD_SUFFIX = ".ftseg.part.bad"
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
@@ -147,10 +149,11 @@ def _write_at(fd: int, data: bytes, offset: int) -> None:
 
 def _set_aside(path: Path, why: str) -> Recovered:
     """Renames a file that cannot be sealed, never over another one."""
-    target, number = path.with_name(path.name + ".bad"), 0
+    stem, number = path.name.removesuffix(PART_SUFFIX), 0
+    target = path.with_name(stem + BAD_SUFFIX)
     while target.exists():
         number += 1
-        target = path.with_name(f"{path.name}.{number}.bad")
+        target = path.with_name(f"{stem}.{number}{BAD_SUFFIX}")
     os.rename(path, target)
     return Recovered(target, 0, 0, 0, f"quarantined: {why}")
 

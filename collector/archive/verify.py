@@ -13,6 +13,7 @@ from .frame import TRAILER_BYTES, Damage, Kind, Record
 from .lock import is_locked
 from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object
 from .reader import Segment, list_segments, open_segment
+from .recover import BAD_SUFFIX
 from .tally import DISCARDED, RECOVERED, SegmentTally, StreamTally
 from .totals import StreamId, Totals
 
@@ -72,6 +73,9 @@ def verify_archive(paths: Iterable[Path]) -> Report:
         report.segments += 1
     for checks in runs.values():
         _check_joins(checks, folders, report)
+    for folder in sorted(folders):
+        if bad := sum(1 for path in folder.iterdir() if path.name.endswith(BAD_SUFFIX)):
+            report.notes.append(f"{folder}: {bad} files that recovery set aside (*{BAD_SUFFIX})")
     return report
 
 

@@ -1,5 +1,6 @@
 """Damage of every place and kind: each flipped bit and each cut is found, what is good is still read."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from collector.archive.info import summarise
 from collector.archive.reader import open_segment
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SegmentWriter
+from collector.archive.totals import Totals
 from collector.archive.verify import verify_archive, verify_paths
 from collector.errors import SegmentError
 from collector.view.show import show_paths
@@ -19,9 +21,7 @@ STREAM = ("main", 0)
 
 
 def small_segment(folder: Path, *, seal: bool = True) -> Path:
-    """The smallest segment with a record of each kind that a flip can meet."""
-    from collector.archive.totals import Totals
-
+    """The smallest segment with two blocks."""
     writer = SegmentWriter.create(folder, header(0, {STREAM: Totals()}))
     for number in range(2):
         rows = [(100 + number, 7, 0, 0, PLAIN_ID, 5)]
@@ -179,9 +179,11 @@ def test_recovery_sets_aside_what_is_no_segment_and_goes_on(tmp_path: Path) -> N
     (tmp_path / "0-empty.ftseg.part.bad").write_bytes(b"an earlier one")
     reasons = {r.path.name: r.reason for r in recover_folder(tmp_path)}
     assert reasons.pop(part.name.removesuffix(".part")) == "recovered"
-    assert sorted(reasons) == ["0-empty.ftseg.part.1.bad", "0-noise.ftseg.part.bad"]
+    assert sorted(reasons) == ["0-empty.1.ftseg.part.bad", "0-noise.ftseg.part.bad"]
     assert (tmp_path / "0-empty.ftseg.part.bad").read_bytes() == b"an earlier one"
-    assert verify_paths([tmp_path]) == []
+    report = verify_archive([tmp_path])
+    assert report.problems == []
+    assert "3 files that recovery set aside" in report.notes[-1]
 
 
 def test_recovery_never_replaces_a_sealed_segment(tmp_path: Path) -> None:
@@ -191,6 +193,30 @@ def test_recovery_never_replaces_a_sealed_segment(tmp_path: Path) -> None:
     (result,) = recover_folder(tmp_path)
     assert result.reason.startswith("quarantined")
     assert sealed.read_bytes() == whole
+
+
+def test_recovery_on_a_full_disk_harms_nothing_and_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = small_segment(tmp_path, seal=False)
+    whole = part.read_bytes()
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if len(data) < 50:  # the lock's content
+            return real(fd, data, offset)
+        if offset > len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data[:30], offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    (result,) = recover_folder(tmp_path)
+    assert result.reason.startswith("failed: No space left")
+    assert part.read_bytes()[: len(whole)] == whole
+    monkeypatch.setattr(os, "pwrite", real)
+    (result,) = recover_folder(tmp_path)
+    assert (result.reason, result.blocks) == ("recovered", 2)
+    assert verify_paths([tmp_path]) == []
 
 
 def test_a_file_of_another_kind_is_refused_with_a_reason(tmp_path: Path) -> None:
