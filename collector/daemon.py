@@ -24,7 +24,7 @@ import trio
 from collector import __version__
 from collector.archive.history import LeftOff, find_left_off
 from collector.archive.segment import build_header
-from collector.archive.tally import OVERRUN
+from collector.archive.tally import CRASH, OVERRUN
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.batch import Note, NoteKind, StreamKey
 from collector.capture.budget import ByteBudget
@@ -96,7 +96,7 @@ async def _replay(config: Config, case: Path) -> int:
             for stream in source.streams:
                 await pipeline.drain(stream)
             pipeline.runner.finish()
-        await pipeline.sink.close(drained=True)
+        await pipeline.sink.close()
     finally:
         pipeline.close()
     _say_where(config, pipeline)
@@ -155,7 +155,7 @@ async def _drain_leftover(config: Config, instance: Instance) -> None:
                 for stream in source.streams:
                     await pipeline.drain(stream)
             pipeline.runner.finish()
-        await pipeline.sink.close(drained=True)
+        await pipeline.sink.close()
     finally:
         pipeline.close()
     logger.warning(
@@ -188,8 +188,9 @@ def _settle_crash(pipeline: "Pipeline", source: LiveSource) -> None:
             continue
         stream.continue_after_crash()
         lost = source.crash_lost[stream.key.cpu]
+        if lost != 0 or not left.complete:  # a record of nothing lost closes the crashed run's ledger
+            pipeline.emit_gap(stream.key, CRASH, lost, left.last_ts, "read by an earlier run that did not archive it")
         if lost != 0:
-            pipeline.emit_gap(stream.key, "crash", lost, left.last_ts, "read by an earlier run that did not archive it")
             logger.error(
                 "an earlier run has lost entries that it had read",
                 extra={"fields": {"cpu": stream.key.cpu, "events": "unknown" if lost is None else lost}},
@@ -465,7 +466,7 @@ class Service:
                         readers.cancel_scope.cancel()
                     complete = await self._drain()
                     pipeline.runner.finish()
-                await pipeline.sink.close(drained=complete)
+                await pipeline.sink.close()
                 nursery.cancel_scope.cancel()
             return complete
         finally:

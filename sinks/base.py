@@ -31,5 +31,5 @@ class Sink(Protocol):
     async def tick(self) -> None:
         """About once a second, also when there is nothing to deliver: syncs, rotation by age."""
 
-    async def close(self, *, drained: bool) -> None:
-        """No more items will come; `drained`: nothing was left in the kernel."""
+    async def close(self) -> None:
+        """No more items will come."""

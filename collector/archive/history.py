@@ -6,10 +6,9 @@ from pathlib import Path
 
 from ..errors import SegmentError
 from ..ledger import KernelCounts
-from .bodies import KernelBase
+from .bodies import KernelBase, StreamFooter
 from .reader import open_segment
 from .segment import SUFFIX
-from .totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,7 @@ class LeftOff:
     dropped: int
     commit_overrun: int
     last_ts: int | None  # of its last entry
+    complete: bool  # it ended in good order
 
     def unarchived(self, now: KernelCounts) -> int | None:
         """Entries that were read from the ring but not archived; None when the counters have been reset since."""
@@ -50,7 +50,7 @@ def find_left_off(folder: Path, instance: str, boot_id: str) -> Mapping[int, Lef
         if header is None or footer is None or header.boot_id != boot_id or instance not in header.clocks:
             continue
         return {
-            cpu: _left_off(header.bases.get((name, cpu), KernelBase(0, 0, 0, 0)), of.closing, of.last_ts)
+            cpu: _left_off(header.bases.get((name, cpu), KernelBase(0, 0, 0, 0)), of, footer.last)
             for of in footer.streams
             for name, cpu in [of.stream]
             if name == instance
@@ -58,11 +58,13 @@ def find_left_off(folder: Path, instance: str, boot_id: str) -> Mapping[int, Lef
     return {}
 
 
-def _left_off(base: KernelBase, closing: Totals, last_ts: int | None) -> LeftOff:
+def _left_off(base: KernelBase, of: StreamFooter, complete: bool) -> LeftOff:
+    closing = of.closing
     return LeftOff(
         accounted=base.read + closing.events + sum(closing.skipped.values()),
         overrun=base.overrun + closing.overrun,
         dropped=base.dropped + closing.dropped,
         commit_overrun=base.commit_overrun + closing.commit_overrun,
-        last_ts=last_ts,
+        last_ts=of.last_ts,
+        complete=complete,
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError, SegmentError
-from .bodies import Clock, parse_block, parse_gap, parse_sample
+from .bodies import Clock, GapBody, parse_block, parse_gap, parse_sample
 from .frame import Damage, Kind, Record
 from .lock import is_locked
 from .objects import parse_clock
 from .reader import Segment, list_segments, open_segment
-from .tally import SegmentTally
+from .tally import CRASH, RECOVERED, SegmentTally
 from .totals import StreamId, Totals
 
 
@@ -32,6 +32,7 @@ class _Stream:
     by_event: Counter[str] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
+    crash_lost: int | None = None  # entries that a crash took, as the next run told; None: nobody told
 
     def add(
         self, opening: Totals, closing: Totals, by_event: dict[str, int], first_ts: int | None, last_ts: int | None
@@ -67,13 +68,20 @@ class _Stream:
             "gaps": self.gaps,
             "gap_known_events": self.gap_known_events,
             "unknown_gaps": self.unknown_gaps,
-            "residual": self.closing.residual if self.closing.settled else None,
+            "residual": self._residual(),
+            "crash_lost_events": self.crash_lost or 0,
             "left_in_kernel": self.closing.left_in_kernel,
             "blocks": self.blocks,
             "raw_bytes": self.raw_bytes,
             "first_ts_ns": self.first_ts,
             "last_ts_ns": self.last_ts,
         }
+
+
+    def _residual(self) -> int | None:
+        if self.crash_lost is not None:
+            return 0  # the run after the crash has counted what was missing
+        return self.closing.residual if self.closing.settled else None
 
 
 @dataclass(slots=True)
@@ -90,6 +98,7 @@ class _Run:
     sealed_ns: int | None = None
     ended: str = "open"  # how the last segment ended
     wall_offset_ns: dict[str, int] = field(default_factory=dict)  # {instance: wall time - trace time}
+    crash_gaps: dict[StreamId, int] = field(default_factory=dict)  # what it found an earlier run to have lost
 
 
 def summarise(paths: Iterable[Path]) -> dict[str, Any]:
@@ -131,6 +140,10 @@ def _add_segment(segment: Segment, run: _Run, damaged: list[str]) -> None:
         for of in segment.footer.streams:
             stream = run.streams.setdefault(of.stream, _Stream())
             stream.add(of.opening, of.closing, of.by_event, of.first_ts, of.last_ts)
+        for place in segment.places:
+            gap = segment.gap_at(place) if place.kind == Kind.GAP else None
+            if gap is not None:
+                _note_crash(run, gap)
         run.sealed_ns = segment.footer.sealed_ns
         run.ended = segment.footer.reason if segment.footer.last or segment.footer.reason == "recovered" else "open"
     if not run.wall_offset_ns:
@@ -154,7 +167,7 @@ def _add_unsealed(segment: Segment, run: _Run, damaged: list[str]) -> None:
                 damaged.append(f"{segment.path}: {found.length} bytes at {found.offset}: {found.reason}")
             continue
         try:
-            _add_record(found, tally, samples, names)
+            _add_record(found, run, tally, samples, names)
         except SegmentError as e:
             damaged.append(f"{segment.path}: at {found.offset}: {e}")
     for key in samples:
@@ -166,7 +179,7 @@ def _add_unsealed(segment: Segment, run: _Run, damaged: list[str]) -> None:
 
 
 def _add_record(
-    found: Record, tally: SegmentTally, samples: dict[StreamId, Totals], names: dict[bytes, str]
+    found: Record, run: _Run, tally: SegmentTally, samples: dict[StreamId, Totals], names: dict[bytes, str]
 ) -> None:
     if found.kind == Kind.SAMPLE:
         sample = parse_sample(found.body)
@@ -174,6 +187,7 @@ def _add_record(
     elif found.kind == Kind.GAP:
         gap = parse_gap(found.body)
         tally.add_gap(gap.stream, gap.cause, gap.count)
+        _note_crash(run, gap)
     elif found.kind == Kind.BLOCK:
         head = parse_block(found.body)
         tally.add_block(
@@ -182,7 +196,24 @@ def _add_record(
         )  # fmt: skip
 
 
+def _note_crash(run: _Run, gap: GapBody) -> None:
+    if gap.cause == CRASH and gap.count is not None:
+        run.crash_gaps[gap.stream] = gap.count
+
+
+def _settle_crashes(runs: list[_Run]) -> None:
+    """Give each crashed run what the run after it found missing."""
+    crashed: dict[StreamId, _Stream] = {}
+    for run in runs:
+        for key, lost in run.crash_gaps.items():
+            if (before := crashed.pop(key, None)) is not None:
+                before.crash_lost = lost
+        if run.ended == RECOVERED:
+            crashed.update(run.streams)
+
+
 def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged: list[str]) -> dict[str, Any]:
+    _settle_crashes(runs)
     streams: list[dict[str, Any]] = []
     for run in runs:
         for (name, cpu), of in sorted(run.streams.items()):
@@ -194,7 +225,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
         by_event.update(stream["by_event"])
     residuals = [s["residual"] for s in streams]
     # An open run is unsettled even where its last sample was: entries come in between.
-    open_ended = any(run.ended in ("open", "recovered") for run in runs)
+    open_ended = any(run.ended == "open" for run in runs)
     sums = {key: sum(s[key] for s in streams) for key in _SUMMED}
     return {
         "events": sums["events"],
@@ -205,6 +236,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
         "unknown_gaps": sums["unknown_gaps"],
         "residual": None if open_ended or None in residuals or damaged else sum(residuals),
         "left_in_kernel": sums["left_in_kernel"],
+        "crash_lost_events": sums["crash_lost_events"],
         "segments": segments,
         "blocks": sums["blocks"],
         "archive_bytes": archive_bytes,
@@ -219,7 +251,8 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
 
 
 _SUMMED = (
-    "events", "lost_events", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "blocks", "raw_bytes"
+    "events", "lost_events", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "crash_lost_events",
+    "blocks", "raw_bytes",
 )  # fmt: skip
 
 
@@ -243,6 +276,8 @@ def format_table(summary: dict[str, Any]) -> str:
     lines = [
         f"events       {events:,}",
         f"lost         {summary['lost_events']:,}" + (_gap_words(summary) if summary["gaps"] else ""),
+        *([f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
+          if summary["crash_lost_events"] else []),
         f"residual     {'unsettled' if residual is None else residual}",
         f"segments     {summary['segments']}, {_size(archive_bytes)}"
         + (f", {archive_bytes / events:.2f} bytes an event" if events else "")

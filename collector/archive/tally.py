@@ -12,6 +12,7 @@ from .totals import StreamId, Totals, build_totals
 
 RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
 
+CRASH = "crash"  # cause of a gap: an earlier run of the instance read the entries and died before they were archived
 OVERRUN = "overrun"  # cause of a gap that is in no block: no entry came after it, or a crashed run was told of it
 DISCARDED = "discarded"  # cause of a gap, and reason of skipped entries: decoded, but the archive had no room
 

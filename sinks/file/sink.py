@@ -153,9 +153,9 @@ class FileSink:
         """Sync, rotate by age, look at the disk."""
         await self._in_thread(self._tick)
 
-    async def close(self, *, drained: bool) -> None:
-        """Seal the open segment and unlock the folder."""
-        await self._in_thread(partial(self._close, drained))
+    async def close(self) -> None:
+        """Seal the open segment as the run's last, and unlock the folder."""
+        await self._in_thread(self._close)
 
     # ---- in the sink's thread
 
@@ -213,13 +213,13 @@ class FileSink:
                 self._suspend(str(e))
         self._note_state()
 
-    def _close(self, drained: bool) -> None:
+    def _close(self) -> None:
         if self._suspended is not None:
             self._try_to_resume(time.monotonic())
         try:
             if self._suspended is None:
                 self._ready()  # a run without an entry leaves a segment too: it was there and saw nothing
-                self._seal("shutdown", last=drained)
+                self._seal("shutdown", last=True)
         finally:
             self._note_state()
             self.unlock()
