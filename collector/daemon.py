@@ -117,6 +117,8 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
         pipeline = Pipeline(config, run_id, tracefs)
         await pipeline.open_archive()
         try:
+            # The pipeline's threads exist only now; those that come later the kernel adds by itself.
+            instance.spec = replace(instance.spec, notrace_pids=_own_threads(config))
             instance.configure(discard_unread=True)
             for note in instance.notes:
                 logger.warning(note)
@@ -207,7 +209,6 @@ def _give_up(instance: Instance) -> None:
 
 def _spec(config: Config, tracefs: TracefsDir) -> InstanceSpec:
     trace = config.trace
-    own = tuple(int(tid) for tid in os.listdir("/proc/self/task")) if trace.exclude_self else ()
     return InstanceSpec(
         name=trace.instance,
         events=tuple(tracefs.match_events(trace.events)),
@@ -217,9 +218,14 @@ def _spec(config: Config, tracefs: TracefsDir) -> InstanceSpec:
         cpus=trace.cpus,
         buffer_percent=trace.buffer_percent,
         overwrite=trace.overwrite,
-        notrace_pids=own,
+        notrace_pids=_own_threads(config),
         keep=trace.keep_instance,
     )
+
+
+def _own_threads(config: Config) -> tuple[int, ...]:
+    """Ids of the threads that run now, if they are not to be traced."""
+    return tuple(int(tid) for tid in os.listdir("/proc/self/task")) if config.trace.exclude_self else ()
 
 
 def _say_where(config: Config, pipeline: "Pipeline") -> None:
