@@ -52,7 +52,7 @@ class Block:
     gaps: tuple[Missed, ...]
     kinds: tuple[KindCount, ...]
     pids: frozenset[int]  # that occur; what a segment must be able to name
-    addresses: frozenset[int]  # kernel code addresses that occur in fields which hold such
+    addresses: frozenset[int]  # that occur in fields which hold kernel code or the kernel's strings
     body: bytes
 
 

@@ -44,7 +44,7 @@ class StoredObject:
     """One object as a segment holds it, its hash checked."""
 
     id: bytes  # 8 bytes
-    type: str  # format, symbols, printk, comms, clock
+    type: str  # format, symbols, printk, comms, tgids, clock
     value: Any  # what the data decodes to
 
 
@@ -213,7 +213,7 @@ def _column_rows(top: Fields) -> list[tuple[str, str, int, bool, int]]:
 
 
 def parse_names(found: StoredObject) -> dict[int, Any]:
-    """Gives the map of a symbols, printk or comms object with keys that are no integers left out.
+    """Gives the map of a symbols, printk, comms or tgids object with keys that are no integers left out.
 
     Raises:
       SegmentError: it is not a map.

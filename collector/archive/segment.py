@@ -56,6 +56,14 @@ class MapSource(Protocol):
         """Gives {address: (name, offset, module or "")} of those that have a name."""
         ...
 
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        """Gives {address: text} of those that are the kernel's own strings."""
+        ...
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        """Gives {pid: tgid} of those that are known."""
+        ...
+
     def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
         """Gives {pid: comm} of those that are known."""
         ...
@@ -209,10 +217,14 @@ class SegmentWriter:
         if new := block.addresses - self._addresses:
             if found := maps.symbols(new):
                 self.write_object("symbols", {address: list(of) for address, of in sorted(found.items())})
+            if texts := maps.printk(new):
+                self.write_object("printk", dict(sorted(texts.items())))
             self._addresses |= new
         if fresh := block.pids - self._pids:
             if comms := maps.comms(fresh):
                 self.write_object("comms", dict(sorted(comms.items())))
+            if tgids := maps.tgids(fresh):
+                self.write_object("tgids", dict(sorted(tgids.items())))
             self._pids |= fresh
         offset = self.size_bytes
         crc = self._append(Kind.BLOCK, block.body)

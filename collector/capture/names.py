@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 
 from collector.capture.formats import FormatBook
 from collector.errors import SegmentError
-from collector.tracefs.cmdlines import parse_saved_cmdlines
+from collector.tracefs.cmdlines import parse_saved_cmdlines, parse_saved_tgids
 from collector.tracefs.files import TracefsDir
-from collector.tracefs.symbols import SymbolTable
+from collector.tracefs.symbols import SymbolTable, parse_printk_formats
 
 # saved_cmdlines has up to 6,552 lines and is made anew at each read: some ms of kernel time.
-COMMS_AGE_S = 0.5
+THREADS_AGE_S = 0.5
 
 # Modules and BPF programs come and go; kallsyms costs a fifth of a second to read and 10 MiB to hold.
 SYMBOLS_AGE_S = 60.0
@@ -31,8 +31,10 @@ class HostNames:
         self.books = books
         self._symbols: SymbolTable | None = None
         self._symbols_read_s = 0.0
+        self._printk: dict[int, str] | None = None
         self._comms: dict[int, bytes] = {}
-        self._comms_read_s = float("-inf")
+        self._tgids: dict[int, int] = {}
+        self._threads_read_s = float("-inf")
 
     def format_object(self, format_id: bytes) -> bytes:
         """The body of a format object that an instance's book made."""
@@ -50,13 +52,28 @@ class HostNames:
             found = self._find_symbols(addresses)
         return found
 
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        """{address: text} of those that printk_formats lists."""
+        if self._printk is None:
+            self._printk = parse_printk_formats(self._tree.read_printk_formats() or "")
+        return {address: self._printk[address] for address in addresses if address in self._printk}
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        """{pid: tgid} of those that the kernel has recorded, which it does on request only."""
+        self._read_threads()
+        return {pid: self._tgids[pid] for pid in pids if pid in self._tgids}
+
     def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
         """{pid: comm} of those that the kernel has saved."""
-        now_s = time.monotonic()
-        if now_s - self._comms_read_s >= COMMS_AGE_S:
-            self._comms_read_s = now_s
-            self._comms = parse_saved_cmdlines(self._tree.read_saved_cmdlines() or b"")
+        self._read_threads()
         return {pid: self._comms[pid] for pid in pids if pid in self._comms}
+
+    def _read_threads(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._threads_read_s >= THREADS_AGE_S:
+            self._threads_read_s = now_s
+            self._comms = parse_saved_cmdlines(self._tree.read_saved_cmdlines() or b"")
+            self._tgids = parse_saved_tgids(self._tree.read_saved_tgids() or "")
 
     def _find_symbols(self, addresses: Collection[int]) -> dict[int, tuple[str, int, str]]:
         if self._symbols is None:

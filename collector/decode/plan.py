@@ -8,7 +8,7 @@ event and are kept apart, in `CommonHead`.
 from dataclasses import dataclass
 
 from collector.errors import TracefsFormatError
-from collector.tracefs.formats import EventFormat, Field, symbol_fields
+from collector.tracefs.formats import EventFormat, Field, string_fields, symbol_fields
 
 # Classes of columns; the numbers are shared with ring.pxd.
 CLASS_INT = 0
@@ -37,7 +37,7 @@ class Column:
     size: int  # bytes of one element; of all for "chars"
     signed: bool
     count: int  # elements of an "int" array, 1 for a scalar
-    is_address: bool  # holds addresses of kernel code
+    is_address: bool  # holds addresses of kernel code, or of strings that printk_formats lists
 
     @property
     def number(self) -> int:
@@ -124,7 +124,7 @@ def common_head(event: EventFormat) -> CommonHead:
 
 def build_event_plan(event: EventFormat) -> EventPlan:
     """The plan of an event with a format."""
-    addresses = set(symbol_fields(event))
+    addresses = {*symbol_fields(event), *string_fields(event)}
     own = sorted((f for f in event.fields if not f.common), key=lambda f: f.offset)
     columns = tuple(_column(f, f.name in addresses) for f in own)
     fixed = max((f.offset + _fixed_bytes(f) for f in event.fields), default=0)

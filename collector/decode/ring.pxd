@@ -22,7 +22,7 @@ cdef struct ColumnSpec:
     uint32_t offset       # bytes from the record's start
     uint32_t size         # bytes of an element; of all for CLASS_CHARS
     uint32_t count        # elements of an array
-    int is_address        # holds addresses of kernel code
+    int is_address        # holds addresses that a segment should be able to name
 
 
 cdef struct EventSpec:

@@ -148,6 +148,9 @@ def common_fields(fmt: EventFormat) -> tuple[Field, ...]:
     return tuple(field for field in fmt.fields if field.common)
 
 
+_STRING_POINTER = re.compile(r"(const )?char \*\s*")
+
+
 def symbol_fields(fmt: EventFormat) -> tuple[str, ...]:
     """Names of the fields that hold addresses of kernel code, by offset.
 
@@ -163,6 +166,20 @@ def symbol_fields(fmt: EventFormat) -> tuple[str, ...]:
         field.name
         for field in fmt.fields
         if field.name in names and not field.common and field.cls in ("int", "tail") and field.element_size >= 4
+    )
+
+
+def string_fields(fmt: EventFormat) -> tuple[str, ...]:
+    """Names of the fields that hold addresses of the kernel's own strings, by offset: those of printk_formats.
+
+    The `const char *` of a system call points into a process instead.
+    """
+    if fmt.system == "syscalls":
+        return ()
+    return tuple(
+        field.name
+        for field in fmt.fields
+        if not field.common and field.cls == "int" and field.count == 1 and _STRING_POINTER.fullmatch(field.type)
     )
 
 

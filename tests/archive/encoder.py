@@ -115,6 +115,12 @@ class Maps:
     def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
         return {a: (f"fn_{a:x}", 4, "") for a in addresses if a % 2 == 0}
 
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        return {}
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        return {}
+
     def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
         self.asked.extend(pids)
         return {p: b"task-%d" % p for p in pids if p % 2}
