@@ -22,6 +22,7 @@ from collector.tracefs.stats import CpuStats
 
 GAP_SOURCE = "page"  # the flag of a sub-buffer told of the loss
 SKIPPED_SHORT = "short"  # an entry without room for the common head
+IMPOSSIBLE_LOSS = 1 << 48  # entries; a page that claims more is damaged, and sums of such leave 64 bits
 ENTRY_BYTES = 20  # of a batch's index per entry
 BLOCK_HEAD_BYTES = 4096  # what a block's body needs beside its columns, generously
 
@@ -164,7 +165,7 @@ class Stream:
 
     def counts(self) -> ReaderCounts:
         """What the ledger compares with the kernel."""
-        lost = [count for _, count in self._batch.gap_list]
+        lost = [gap.lost for gap in self._open_gaps()]
         return ReaderCounts(
             decoded=self.decoded,
             skipped=self.skipped,
@@ -209,17 +210,19 @@ class Stream:
         batch = self._batch
         left = max_bytes
         again = bool(ask & (Ask.FLUSH | Ask.SAMPLE))
+        if self.lease is not None:
+            self._close(worker, visit)  # before the block outgrows the lease that it waited for
         while True:
             if len(batch) == 0 and batch.raw_bytes == 0:
                 self._opened_s = time.monotonic()
             before = batch.total_bytes
             status, detail = batch.fill(self.fd, left)
-            left -= batch.total_bytes - before
+            left = max(0, left - (batch.total_bytes - before))  # the last page goes over the limit
             if status == ring.UNKNOWN:
                 assert detail is not None
                 self._book.learn(detail)
             elif status in ring.REASONS:
-                self._note_malformed(ring.REASONS[status])
+                self._note_malformed(ring.REASONS[status], detail)
             elif status == ring.FULL:
                 if not self._close(worker, visit):
                     return visit
@@ -235,8 +238,8 @@ class Stream:
         if ask & Ask.CLOSE or (ask & Ask.FLUSH and time.monotonic() - self._opened_s >= self._block_age_s):
             self._close(worker, visit)
             if ask & Ask.CLOSE and len(batch) == 0:
-                for _, lost in batch.gap_list:
-                    self._add_loose_gap(visit, lost, "no entry follows")
+                for gap in self._open_gaps():
+                    self._add_loose_gap(visit, gap.lost, "no entry follows")
                 batch.reset()
         return visit
 
@@ -245,8 +248,7 @@ class Stream:
         batch = self._batch
         if len(batch) == 0:
             # Gaps without an entry after them wait for one: a block has at least one entry.
-            if not batch.gap_list:
-                batch.reset()
+            batch.reset(keep_gaps=True)
             return True
         needed = batch.raw_bytes + ENTRY_BYTES * len(batch) + BLOCK_HEAD_BYTES
         lease, self.lease = self.lease, None
@@ -274,7 +276,7 @@ class Stream:
             KindCount(self._book.object_id(event_id), MODE_RAW if raw else MODE_TYPED, entries)
             for event_id, raw, entries in encoder.kinds
         )
-        gaps = tuple(Missed(at, lost, GAP_SOURCE) for at, lost in batch.gap_list)
+        gaps = tuple(self._open_gaps())
         first_ts, last_ts = batch.first_ts, batch.last_ts
         assert first_ts is not None
         assert last_ts is not None
@@ -322,12 +324,19 @@ class Stream:
         )  # fmt: skip
         return self.last_sample
 
+    def _open_gaps(self) -> list[Missed]:
+        """The gaps of the open batch."""
+        return [
+            Missed(at, lost if lost is None or lost < IMPOSSIBLE_LOSS else None, GAP_SOURCE)
+            for at, lost in self._batch.gap_list
+        ]
+
     def _add_loose_gap(self, visit: Visit, lost: int | None, detail: str) -> None:
         visit.loose_gaps.append(LooseGap(lost, detail))
         self._gaps += 1
         self._gap_known += lost or 0
         self._unknown_gaps += lost is None
 
-    def _note_malformed(self, reason: str) -> None:
+    def _note_malformed(self, reason: str, size_bytes: int | None) -> None:
         self.decode_errors[reason] = self.decode_errors.get(reason, 0) + 1
-        self._keep_page(self.key, reason, self._batch.bad_page())
+        self._keep_page(self.key, reason, self._batch.bad_page()[:size_bytes])

@@ -276,13 +276,13 @@ cdef class Batch:
             ))
         return found
 
-    def reset(self):
-        """Forget the entries; a page that waits for a plan is kept."""
+    def reset(self, bint keep_gaps=False):
+        """Forget the entries; a page that waits for a plan is kept, and the gaps of a batch without entries may be."""
         if self.pending:
             memmove(self.pages, self.pages + self.used, self.layout.subbuf_size)
         self.used = 0
         self.n = 0
-        self.n_gaps = 0
+        self.n_gaps = self.n_gaps if keep_gaps else 0
         self.batch_bytes = 0
 
     def fill(self, int fd, size_t max_bytes):
