@@ -125,6 +125,8 @@ class Capture:
                 ask |= Ask.CLOSE
             elif visit.at_end:
                 await trio.sleep(DRAIN_PAUSE_S)
+            else:  # a visit cannot be cancelled, and a ring of many visits must not outlast the deadline
+                await trio.lowlevel.checkpoint_if_cancelled()
 
     async def close_block(self, stream: Stream) -> None:
         """Close the block of a stream that could not be drained in time, and sample it as it is."""
