@@ -214,7 +214,7 @@ cdef class Encoder:
 
     cdef void run(self, Batch batch) noexcept nogil:
         cdef uint32_t i, k, begin, key
-        cdef uint64_t previous
+        cdef uint64_t previous, differ
         cdef EventSpec *spec
         self.size = 0
         self.failed = 0
@@ -225,20 +225,17 @@ cdef class Encoder:
             memset(self.local, 0, KINDS * sizeof(uint16_t))
             return
         self.put_array(6)
-        for i in range(batch.n):
-            self.values[i] = self.kind_of[i]
-        self.put_planes(self.values, batch.n, 1 if self.n_kinds <= 256 else 2, 0)
+        self.put_kinds(batch.n)
         previous = batch.ts[0]
         for i in range(batch.n):
             self.values[i] = batch.ts[i] - previous
             previous = batch.ts[i]
         self.put_planes(self.values, batch.n, 8, 0)
+        differ = 0
         for i in range(batch.n):
-            self.values[i] = batch.head[i] >> 16
-        self.put_planes(self.values, batch.n, 1, 0)
-        for i in range(batch.n):
-            self.values[i] = batch.head[i] >> 24
-        self.put_planes(self.values, batch.n, 1, 0)
+            differ |= batch.head[i] ^ batch.head[0]
+        self.put_head_byte(batch.head, batch.n, 16, differ)
+        self.put_head_byte(batch.head, batch.n, 24, differ)
         for i in range(batch.n):
             self.values[i] = batch.head[i] >> 32
         self.put_integers(batch.n, 4, &self.pid_set, 0)
@@ -257,6 +254,38 @@ cdef class Encoder:
                     self.put_column(batch, self.order + begin, self.counts[k], &spec.columns[i])
             begin += self.counts[k]
             self.local[key] = 0
+
+    cdef void put_kinds(self, uint32_t n) noexcept nogil:
+        """The column of the entries' kinds: one plane, or two."""
+        cdef uint32_t i
+        cdef uint8_t *p
+        if self.n_kinds == 1 or self.n_kinds > 256:
+            for i in range(n):
+                self.values[i] = self.kind_of[i]
+            self.put_planes(self.values, n, 1 if self.n_kinds == 1 else 2, 0)
+            return
+        self.put_array(2)
+        self.put_byte(FORM_PLANES)
+        self.put_array(1)
+        p = self.put_bin(n)
+        if p != NULL:
+            for i in range(n):
+                p[i] = <uint8_t> self.kind_of[i]
+
+    cdef void put_head_byte(self, const uint64_t *head, uint32_t n, int shift, uint64_t differ) noexcept nogil:
+        """A column of width 1: one byte of the common heads; `differ` has the bits that are not all alike."""
+        cdef uint32_t i
+        cdef uint8_t *p
+        self.put_array(2)
+        self.put_byte(FORM_PLANES)
+        self.put_array(1)
+        if (differ >> shift) & 0xFF == 0:
+            self.put_uint((head[0] >> shift) & 0xFF)
+            return
+        p = self.put_bin(n)
+        if p != NULL:
+            for i in range(n):
+                p[i] = <uint8_t> (head[i] >> shift)
 
     cdef void group(self, Batch batch) noexcept nogil:
         """Number the kinds of the batch, and bring the places of each kind together."""
