@@ -119,12 +119,16 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
         try:
             # The pipeline's threads exist only now; those that come later the kernel adds by itself.
             instance.spec = replace(instance.spec, notrace_pids=_own_threads(config))
+            cleared = _unreadable(instance)
             instance.configure(discard_unread=True)
             for note in instance.notes:
                 logger.warning(note)
             source = _open_source(config, instance, run_id)
             pipeline.attach([source])
             _settle_crash(pipeline, source)
+            for cpu, entries in cleared.items():
+                key = StreamKey(run_id, spec.name, cpu)
+                pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
             complete = await Service(config, pipeline, instance, output).run(duration_s)
         finally:
             pipeline.close()
@@ -180,6 +184,17 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
         instance.read_clock_pair,
         left_off,
     )
+
+
+def _unreadable(instance: Instance) -> dict[int, int]:
+    """{cpu: entries} that setting the instance up will throw away: what reading the leftover did not bring.
+
+    A change of the sub-buffer size leaves such entries in the kernel's counters, which no read gives.
+    """
+    if not instance.needs_drain_before_configure:
+        return {}
+    unread = {cpu: instance.dir.read_stats(cpu).entries for cpu in instance.cpus}
+    return {cpu: entries for cpu, entries in unread.items() if entries}
 
 
 def _settle_crash(pipeline: "Pipeline", source: LiveSource) -> None:
