@@ -81,3 +81,15 @@ class Delivery(enum.IntEnum):
     DELIVERED = 0
     ERRORED = 1  # try again
     REJECTED = 2  # will never work
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """What a sink keeps, for metrics and messages."""
+
+    bytes: int = 0
+    segments: int = 0
+    oldest_s: float | None = None  # wall time of the oldest segment's start
+    raw_bytes: int = 0  # sub-buffers that this run's blocks were made from
+    suspended: str | None = None  # why nothing is written now
+    removed_segments: int = 0  # by retention, in this run

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from collector.batch import Block, Delivery, Note
+from collector.batch import Block, Delivery, Note, SinkState
 
 Item = Block | Note
 
@@ -16,6 +16,7 @@ class Sink(Protocol):
     """
 
     name: str  # as metrics and messages call it
+    state: SinkState
 
     async def open(self) -> None:
         """Get ready to take blocks; an error here ends the daemon's start."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from collector.batch import Block, Delivery
+from collector.batch import Block, Delivery, SinkState
 from sinks.base import Item, Sink
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,15 @@ class SinkRunner:
         self._items: deque[tuple[Item, Release | None]] = deque()
         self._more = trio.Event()
         self._closing = False
+
+    @property
+    def state(self) -> SinkState:
+        """What the sink keeps."""
+        return self.sink.state
+
+    async def close(self) -> None:
+        """End the sink, after run(): it seals what is open."""
+        await self.sink.close()
 
     def put(self, item: Item, release: Release | None = None) -> None:
         """Queue an item; `release` is called when it is off our hands."""

@@ -21,7 +21,7 @@ from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SUFFIX, MapSource, SegmentWriter
-from collector.batch import Block, Delivery, Note, NoteKind, StreamKey
+from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.base import Item
 
@@ -73,18 +73,6 @@ class _Missing:
     last_ts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveState:
-    """What there is on disk, for metrics and messages."""
-
-    bytes: int = 0
-    segments: int = 0
-    oldest_s: float | None = None  # wall time of the oldest segment's start
-    raw_bytes: int = 0  # sub-buffers that this run's blocks were made from
-    suspended: str | None = None  # why nothing is written now
-    removed_segments: int = 0  # by retention, in this run
-
-
 @dataclass(slots=True)
 class _Sealed:
     """Sealed segments in the folder, oldest first."""
@@ -116,7 +104,7 @@ class FileSink:
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> None:
         self.policy = policy
-        self.state = ArchiveState()
+        self.state = SinkState()
         self.last_path: Path | None = None  # of the last segment sealed
         self._context = context
         self._maps = maps
@@ -380,7 +368,7 @@ class FileSink:
 
     def _note_state(self) -> None:
         oldest = next(iter(self._sealed.sizes), None) or (self._writer.path if self._writer is not None else None)
-        self.state = ArchiveState(
+        self.state = SinkState(
             bytes=self._sealed.total_bytes + self._open_bytes(),
             segments=len(self._sealed.sizes) + (self._writer is not None),
             oldest_s=_start_of(oldest) if oldest is not None else None,

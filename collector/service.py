@@ -1,0 +1,190 @@
+"""The live run: readers, metrics, signals, the terminal's status line, systemd."""
+
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from typing import Any
+
+import trio
+
+from collector.capture.stream import Stream
+from collector.config import Config
+from collector.logs import LogOutput
+from collector.pipeline import Pipeline
+from collector.sdnotify import Notifier, watchdog_interval_s
+from collector.status import build_status, render_line, render_status
+from collector.tracefs.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0  # snapshots for metrics, the status line and systemd
+
+# The wall clock steps and slews against the trace clock.
+CLOCK_PAIR_INTERVAL_S = 60.0
+
+# A reader that has not been visited for so many flush intervals, without a reason, is stuck.
+STALL_INTERVALS = 10
+STALL_MIN_S = 10.0
+
+
+class Service:
+    """Collects from an instance that is set up, until told to stop."""
+
+    def __init__(self, config: Config, pipeline: Pipeline, instance: Instance, output: LogOutput) -> None:
+        self.config = config
+        self.pipeline = pipeline
+        self.instance = instance
+        self._output = output
+        self._notifier = Notifier()
+        self._ready = False
+        self._stop = trio.Event()
+        self._forced = trio.CancelScope()
+        self._http: Any = None  # http.AppState, where metrics are served
+        self._terminal = sys.stderr.isatty()
+        self._stall_limit_s = max(STALL_MIN_S, STALL_INTERVALS * config.capture.flush_interval_s)
+
+    async def run(self, duration_s: float | None) -> bool:
+        """Collect until told to stop, then drain; True when nothing was left in the kernel."""
+        pipeline = self.pipeline
+        assert pipeline.capture is not None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._take_signals)
+                await self._serve_http(nursery)
+                async with trio.open_nursery() as sinks:
+                    sinks.start_soon(pipeline.outlet.run)
+                    async with trio.open_nursery() as readers:
+                        await readers.start(pipeline.capture.run)
+                        nursery.start_soon(self._tick)
+                        nursery.start_soon(self._feed_watchdog)
+                        self._set_ready()
+                        with trio.move_on_after(duration_s if duration_s is not None else float("inf")):
+                            await self._stop.wait()
+                        self._set_stopping()
+                        readers.cancel_scope.cancel()
+                    complete = await self._drain()
+                    pipeline.outlet.finish()
+                await pipeline.outlet.close()
+                nursery.cancel_scope.cancel()
+            return complete
+        finally:
+            self._notifier.close()
+
+    async def _drain(self) -> bool:
+        """Stop tracing and read every ring to its end, within the deadline."""
+        pipeline = self.pipeline
+        self.instance.stop_tracing()
+        drained: dict[Stream, bool] = {}
+
+        async def drain(stream: Stream) -> None:
+            drained[stream] = await pipeline.drain(stream)
+
+        with self._forced, trio.move_on_after(self.config.shutdown_timeout_s):
+            async with trio.open_nursery() as nursery:
+                for stream in pipeline.streams:
+                    nursery.start_soon(drain, stream)
+        left = [stream for stream in pipeline.streams if not drained.get(stream)]
+        for stream in left:
+            await pipeline.leave(stream)
+        if left:
+            logger.error(
+                "entries were left in the kernel; the instance is kept and the next start reads them",
+                extra={"fields": {
+                    "events": sum(s.last_sample.kernel.entries for s in left if s.last_sample is not None),
+                    "cpus": ",".join(str(stream.key.cpu) for stream in left),
+                }},
+            )  # fmt: skip
+        return not left
+
+    async def _take_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        # A terminal that goes away ends the collection like Ctrl-C does.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for _ in received:
+                if self._stop.is_set():
+                    logger.warning("stopping at once, what is not drained stays in the kernel")
+                    self._forced.cancel()
+                self._stop.set()
+
+    async def _serve_http(self, nursery: trio.Nursery) -> None:
+        if not self.config.http.listen:
+            return
+        from collector.http import AppState, serve
+        from collector.metrics import Metrics
+
+        self._http = AppState(Metrics(platform.release(), self._output.counts))
+        urls = await nursery.start(serve, self.config.http.listen, self._http)
+        logger.info("serving metrics", extra={"fields": {"at": " ".join(urls)}})
+
+    def _set_ready(self) -> None:
+        self._ready = True
+        if self._http is not None:
+            self._http.not_ready_reason = None
+        self._notifier.ready("collecting")
+        logger.info(
+            "collecting",
+            extra={"fields": {
+                "instance": self.instance.spec.name, "events": len(self.instance.spec.events),
+                "cpus": len(self.pipeline.streams), "clock": self.instance.clock,
+                "subbuf_bytes": self.instance.subbuf_size, "archive": self.config.archive.folder,
+            }},
+        )  # fmt: skip
+
+    def _set_stopping(self) -> None:
+        self._ready = False
+        if self._http is not None:
+            self._http.not_ready_reason = "stopping"
+        self._notifier.stopping("draining")
+        if self._terminal:
+            self._output.write_transient(render_line("draining", 80))
+
+    def _why_not_ready(self) -> str | None:
+        assert self.pipeline.capture is not None
+        if not self._ready:
+            return "stopping"
+        if self.pipeline.outlet.state.suspended is not None:
+            return f"archiving is suspended: {self.pipeline.outlet.state.suspended}"
+        if self.pipeline.capture.stalled_s() >= self._stall_limit_s:
+            return "a reader makes no progress"
+        return None
+
+    async def _tick(self) -> None:
+        """Snapshots, once a second."""
+        before, before_s = self.pipeline.snapshot(self._ready), time.monotonic()
+        next_pair_s = before_s + CLOCK_PAIR_INTERVAL_S
+        due_s = before_s + TICK_S
+        while True:
+            await trio.sleep(max(0.0, due_s - time.monotonic()))
+            now_s = time.monotonic()
+            snapshot = self.pipeline.snapshot(self._ready, before, now_s - before_s)
+            text = render_status(build_status(snapshot, before, now_s - before_s))
+            if self._http is not None:
+                self._http.metrics.observe_event_loop_lag(max(0.0, now_s - due_s))
+                self._http.metrics.update(snapshot)
+                self._http.not_ready_reason = self._why_not_ready()
+            if self._ready:
+                if self._terminal:
+                    self._output.write_transient(render_line(text, os.get_terminal_size(2).columns))
+                self._notifier.status(text)
+            if now_s >= next_pair_s:
+                next_pair_s += CLOCK_PAIR_INTERVAL_S
+                self.pipeline.emit_clock_pairs()
+            before, before_s = snapshot, now_s
+            due_s = max(due_s + TICK_S, now_s)
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = watchdog_interval_s()
+        if interval_s is None:
+            return
+        assert self.pipeline.capture is not None
+        while True:
+            # A stream that waits for the budget is explained by a slow or full disk, and is not counted.
+            stalled_s = self.pipeline.capture.stalled_s()
+            if stalled_s < self._stall_limit_s or not self._ready:  # the drain has a deadline of its own
+                self._notifier.watchdog()
+            else:
+                logger.error("a reader makes no progress", extra={"fields": {"seconds": round(stalled_s)}})
+            await trio.sleep(interval_s / 3)
