@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from collector.archive.tally import OVERRUN
 from collector.archive.totals import Totals, build_totals
 from collector.batch import Block, Note, NoteKind, SinkState, StreamKey
-from collector.capture.budget import ByteBudget
+from collector.capture.budget import ByteBudget, Lease
 from collector.capture.capture import Capture
 from collector.capture.evidence import Evidence
 from collector.capture.names import HostNames
@@ -66,6 +66,7 @@ class Pipeline:
         self.provenance = Provenance(run, config.hash(), self.sources)
         self._outlet: Outlet | None = None
         self._evidence = Evidence(Path(config.archive.folder))
+        self._encoders: Lease | None = None  # of the workers, for as long as the pipeline lives
         self.capture: Capture | None = None
         self._recorded_s: dict[Stream, float] = {}  # when a sample of it went into the archive
         self._seen: dict[Stream, Sample] = {}
@@ -93,9 +94,12 @@ class Pipeline:
         capture = self.config.capture
         sizes = CaptureSizes(capture.block_bytes, capture.block_age_s, self.workers.count)
         in_all = sum(len(source.cpus) for source in sources)
+        encoder_bytes = 0
         for source in sources:
             self.sources.append(source)
-            source.open_streams(self.budget, sizes, self._evidence.keep, streams_in_all=in_all)
+            size = source.open_streams(self.budget, sizes, self._evidence.keep, streams_in_all=in_all)
+            encoder_bytes = max(encoder_bytes, size.encoder_bytes)
+        self._encoders = self.budget.try_take(self.workers.count * encoder_bytes)
         self.names.books.extend(source.book for source in sources)
         self.capture = Capture(
             self.streams, self.workers, self.budget, self.emit, capture.flush_interval_s, capture.stats_interval_s

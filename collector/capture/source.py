@@ -12,7 +12,7 @@ from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.formats import FormatBook
-from collector.capture.sizing import batch_size
+from collector.capture.sizing import BatchSize, batch_size
 from collector.capture.stream import Stream
 from collector.decode.plan import CommonHead, common_head
 from collector.decode.ring import Batch, Plan
@@ -61,7 +61,6 @@ class Source:
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []
         self._ring_bytes = {cpu: size for cpu in cpus if (size := tree.try_read_ring_size_bytes(cpu)) is not None}
-        self.batch_bytes = 0  # of a stream
         self._fds: list[int] = []
         self._leases: list[Lease] = []
 
@@ -72,8 +71,8 @@ class Source:
         keep_page: Callable[[StreamKey, str, bytes], None],
         *,
         streams_in_all: int,
-    ) -> None:
-        """Open the rings and take the memory for their batches.
+    ) -> BatchSize:
+        """Open the rings and take the memory for their batches; gives its size.
 
         Raises:
           ConfigError: the budget is too small.
@@ -87,10 +86,10 @@ class Source:
             block_bytes=sizes.block_bytes,
             budget_bytes=budget.limit_bytes,
         )
-        self.batch_bytes = size.size_bytes
-        self._take(budget, sizes.workers * size.encoder_bytes)
         for cpu in self.cpus:
-            self._take(budget, size.size_bytes)
+            lease = budget.try_take(size.size_bytes)
+            assert lease is not None, "batch_size() has checked that it fits"
+            self._leases.append(lease)
             fd = self.tree.open_raw(cpu)
             self._fds.append(fd)
             self.streams.append(
@@ -106,6 +105,7 @@ class Source:
                     sizes.block_age_s,
                 )
             )
+        return size
 
     def header(self) -> dict[str, Any]:
         """What a segment's header says of the instance."""
@@ -133,11 +133,6 @@ class Source:
         for lease in self._leases:
             lease.release()
         self._leases.clear()
-
-    def _take(self, budget: ByteBudget, size_bytes: int) -> None:
-        lease = budget.try_take(size_bytes)
-        assert lease is not None, "batch_size() has checked that it fits"
-        self._leases.append(lease)
 
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
         fd = self.tree.open_stats(cpu)
