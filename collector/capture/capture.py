@@ -119,9 +119,9 @@ class Capture:
             empty = visit.at_end and (visit.sample is None or visit.sample.kernel.entries == 0)
             if visit.starved_bytes:
                 stream.lease = await self._budget.take(visit.starved_bytes)
-            elif visit.errno is not None or ask & Ask.CLOSE:
+            elif ask & Ask.CLOSE:
                 return empty or visit.errno in QUIET_ERRNOS
-            elif empty:
+            elif empty or visit.errno is not None:
                 ask |= Ask.CLOSE
             elif visit.at_end:
                 await trio.sleep(DRAIN_PAUSE_S)

@@ -1,6 +1,7 @@
 """A stream on pages made by hand, and what its blocks hold when they are decoded again."""
 
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,7 +56,15 @@ def full_page(ts: int = 1000, *, size: int = 4096, lost: bool = False, count: in
     return page((size - 16 - 8) // 12, ts, size=size, lost=lost, count=count)
 
 
+def noisy_page(ts: int = 1000, entries: int = 67) -> bytes:
+    """A sub-buffer of random bytes, which no column makes smaller; full with 67 entries."""
+    dice = random.Random(ts)
+    records = (made.build_record(504, dice.randbytes(48), pid=dice.randrange(1 << 31)) for _ in range(entries))
+    return made.build_page(b"".join(made.build_data(record, dice.randrange(1 << 27)) for record in records), ts)
+
+
 FULL_ENTRIES = (4096 - 16 - 8) // 12  # of full_page()
+NOISY_ENTRIES = 67  # of noisy_page()
 MALFORMED = made.build_page(b"", commit=5000)
 
 
