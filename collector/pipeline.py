@@ -218,7 +218,7 @@ def _make_worker(config: Config) -> Worker:
 
 
 def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
-    sample, counts = stream.last_sample, stream.counts()
+    sample = stream.last_sample
     if sample is None:
         return StreamSnapshot(stream.key.instance, stream.key.cpu, reader_bytes=stream.reader_bytes,
                               reader_pages=stream.reader_pages, decoded_events=stream.decoded)  # fmt: skip
@@ -237,9 +237,9 @@ def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
         reader_bytes=stream.reader_bytes,
         reader_pages=stream.reader_pages,
         decoded_events=stream.decoded,
-        gap_known_events=counts.gap_known,
-        gaps=counts.gaps,
-        unknown_gaps=counts.unknown_gaps,
+        gap_known_events=sample.reader.gap_known,
+        gaps=sample.reader.gaps,
+        unknown_gaps=sample.reader.unknown_gaps,
         decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
         skipped={SKIPPED_SHORT: 0, MALFORMED: 0} | dict(sample.balance.skipped),
         residual=sample.balance.residual,

@@ -54,7 +54,7 @@ class Sample:
     at_ns: int  # wall time
     now_ts: int | None  # the trace clock, as the kernel prints it
     kernel: KernelCounts  # since the run's base
-    decoded: int  # entries, those of the open batch included
+    reader: ReaderCounts  # the open batch included
     balance: Balance
     settled: bool
     kernel_bytes: int
@@ -164,7 +164,10 @@ class Stream:
         return {SKIPPED_SHORT: self._batch.total_skipped} if self._batch.total_skipped else {}
 
     def counts(self) -> ReaderCounts:
-        """What the ledger compares with the kernel."""
+        """What the ledger compares with the kernel; not while a visit is under way, as for totals().
+
+        Others take what the last sample has: the open batch changes without the GIL.
+        """
         lost = [gap.lost for gap in self._open_gaps()]
         return ReaderCounts(
             decoded=self.decoded,
@@ -182,7 +185,7 @@ class Stream:
         """
         sample = self.last_sample
         reader = self.counts()
-        held = sample is not None and sample.decoded == self._ordinal and reader.gaps == self._gaps
+        held = sample is not None and sample.reader.decoded == self._ordinal and reader.gaps == self._gaps
         kernel = sample.kernel if sample is not None else KernelCounts()
         return Totals(
             blocks=self._blocks,
@@ -319,7 +322,7 @@ class Stream:
                 reader = self.counts()
         result = balance(kernel, reader, settled)
         self.last_sample = Sample(
-            time.time_ns(), stats.now_ts, kernel, reader.decoded, result, settled, stats.bytes,
+            time.time_ns(), stats.now_ts, kernel, reader, result, settled, stats.bytes,
             stats.oldest_event_ts if stats.entries else None, self._reset.resets,
         )  # fmt: skip
         return self.last_sample

@@ -441,7 +441,7 @@ def test_sample_balances_the_kernel_and_the_reader() -> None:
         sample = rig.visit(Ask.FLUSH | Ask.SAMPLE).sample
     assert sample is not None
     assert sample is rig.stream.last_sample
-    assert (sample.kernel.read, sample.kernel.overrun, sample.decoded, sample.settled) == (2, 3, 2, True)
+    assert (sample.kernel.read, sample.kernel.overrun, sample.reader.decoded, sample.settled) == (2, 3, 2, True)
     assert sample.balance.residual == {"read": 0, "overrun": 0}
 
 
