@@ -73,6 +73,7 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
     spec = _spec(config, tracefs)
     instance = Instance.open(tracefs, spec)
     configured = False
+    service: Service | None = None
     try:
         if instance.existed and config.trace.on_leftover == "remove":
             await trio.to_thread.run_sync(instance.remove, REMOVE_TIMEOUT_S)
@@ -94,13 +95,15 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
             for cpu, entries in cleared.items():
                 key = StreamKey(run_id, spec.name, cpu)
                 pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
-            complete = await Service(config, pipeline, instance, output).run(duration_s)
+            service = Service(config, pipeline, instance, output)
+            complete = await service.run(duration_s)
         await trio.to_thread.run_sync(partial(instance.undo, REMOVE_TIMEOUT_S, keep=spec.keep or not complete))
         _say_where(config, pipeline)
         return EXIT_OK if complete else EXIT_INCOMPLETE_DRAIN
     except BaseException:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(_give_up, instance, configured)
+            collected = service is not None and service.collected
+            await trio.to_thread.run_sync(_give_up, instance, configured, collected)
         raise
 
 
@@ -198,13 +201,16 @@ def _settle_crash(pipeline: Pipeline, source: LiveSource) -> None:
             )
 
 
-def _give_up(instance: Instance, configured: bool) -> None:
-    """After an error: take away what is ours alone, leave what the next start can still read."""
+def _give_up(instance: Instance, configured: bool, collected: bool) -> None:
+    """After an error: take away what is ours alone, leave what the next start can still read.
+
+    What a fresh instance caught while the start failed is no loss: nobody was told that it collects.
+    """
     try:
         if instance.existed and not configured:
             instance.close()
             return
-        unread = any(instance.dir.read_stats(cpu).entries for cpu in instance.cpus)
+        unread = collected and any(instance.dir.read_stats(cpu).entries for cpu in instance.cpus)
         instance.undo(REMOVE_TIMEOUT_S, keep=instance.existed or unread)
     except Exception as e:  # the error that is on its way matters more
         logger.warning("cannot remove the instance", extra={"fields": {"error": str(e)}})

@@ -39,6 +39,7 @@ class Service:
         self.instance = instance
         self._output = output
         self._notifier = Notifier()
+        self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
         self._stop = trio.Event()
         self._forced = trio.CancelScope()
@@ -120,7 +121,7 @@ class Service:
         logger.info("serving metrics", extra={"fields": {"at": " ".join(urls)}})
 
     def _set_ready(self) -> None:
-        self._ready = True
+        self._ready = self.collected = True
         if self._http is not None:
             self._http.not_ready_reason = None
         self._notifier.ready("collecting")
