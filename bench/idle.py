@@ -17,7 +17,7 @@ from .report import build_table, build_targets, say
 
 SECONDS = 60.0
 RATE_PER_CPU = 10.0  # events a second
-EVENTS_PER_FORK = 8.0  # of the patterns below: new task, fork, exit, two signals, two waits, free
+EVENTS_PER_FORK = 6.0  # of the patterns below: new task, fork, exit, signal, wait, free
 MIB = 1 << 20
 
 CPU_TARGET_PERCENT = 0.5
@@ -36,7 +36,7 @@ class Sparse:
 
 
 SPARSE = (
-    Sparse("one system call", ("syscalls:sys_enter_getppid",), "paced", RATE_PER_CPU),
+    Sparse("one system call", ("syscalls:sys_enter_sched_get_priority_max",), "paced", RATE_PER_CPU),
     Sparse("short processes", ("sched:sched_process_*", "task:*", "signal:*"), "forks", RATE_PER_CPU / EVENTS_PER_FORK),
 )
 

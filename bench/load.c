@@ -2,7 +2,7 @@
  *   load syscalls CPU N            N getppid calls: 2 N raw_syscalls events, all alike
  *   load mixed    CPU N            N rounds of pipe ping-pong with a child, file create/write/unlink,
  *                                  mmap/touch/munmap, UDP loopback
- *   load paced    CPU RATE SECONDS RATE getppid calls a second
+ *   load paced    CPU RATE SECONDS RATE sched_get_priority_max calls a second, which hardly anything else makes
  *   load forks    CPU RATE SECONDS RATE children a second, each of which exits at once
  * Prints the calls, rounds or children done and the wall seconds they took. */
 #define _GNU_SOURCE
@@ -92,7 +92,7 @@ static long paced(int forks, double rate, double seconds)
 			if (forks)
 				fork_once();
 			else
-				syscall(SYS_getppid);
+				syscall(SYS_sched_get_priority_max, 0);
 		sleep_until(start + done / rate);
 	}
 	return done;

@@ -1,6 +1,6 @@
 """The daemon with many instances in one process, for `streams`: all of it but the command line.
 
-    python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB PREFIX FOLDER
+    python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB SUBBUF_KB PREFIX FOLDER
 """
 
 import sys
@@ -10,8 +10,9 @@ import trio
 
 from collector.capture.source import LiveSource, new_run_id
 from collector.config import ArchiveConfig, Config, HttpConfig
-from collector.daemon import Pipeline, Service
+from collector.daemon import open_pipeline
 from collector.logs import LogOutput, start_logging
+from collector.service import Service
 from collector.tracefs.cpus import parse_cpu_list
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance, InstanceSpec
@@ -44,16 +45,12 @@ async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) ->
             opened.append(Instance.open(tracefs, spec))
             opened[-1].configure()
         config = Config(archive=ArchiveConfig(folder=str(folder)), http=HttpConfig(listen="127.0.0.1:0"))
-        pipeline = Pipeline(config, new_run_id(), tracefs)
-        await pipeline.open_archive()
-        try:
+        async with open_pipeline(config, new_run_id(), tracefs) as pipeline:
             pipeline.attach([
-                LiveSource(i.dir, i.spec.name, i.cpus, pipeline.run_id, i.spec.events, i.read_clock_pair, {})
+                LiveSource(i.dir, i.spec.name, i.cpus, pipeline.run, i.spec.events, i.read_clock_pair, {})
                 for i in opened
             ])  # fmt: skip
             return await Service(config, pipeline, Group(opened), output).run(None)  # type: ignore[arg-type]
-        finally:
-            pipeline.close()
     finally:
         for instance in opened:
             instance.undo(REMOVE_TIMEOUT_S)
@@ -61,11 +58,12 @@ async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) ->
 
 def main() -> int:
     """Run until SIGTERM."""
-    count, event, cpus, buffer_kb, prefix, folder = sys.argv[1:]
+    count, event, cpus, buffer_kb, subbuf_kb, prefix, folder = sys.argv[1:]
     system, name = event.split(":")
     specs = [
         InstanceSpec(
             name=f"{prefix}{number}", events=((system, name),), buffer_size_kb=int(buffer_kb),
+            subbuf_size_kb=int(subbuf_kb),
             cpus=parse_cpu_list(cpus), buffer_percent=BUFFER_PERCENT,
         )
         for number in range(int(count))

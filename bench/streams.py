@@ -6,7 +6,7 @@ Every instance records the same system call, so that one call is an event in eac
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -17,9 +17,9 @@ from .report import build_table, build_targets, say
 
 RATE = 200_000  # events a second, in all
 SECONDS = 10.0
-INSTANCES = 64
+INSTANCES = 64  # on two CPUs: 128 streams
 CPUS = (TRACED_CPU, READER_CPU)
-EVENT = "syscalls:sys_enter_getppid"
+EVENT = "syscalls:sys_enter_sched_get_priority_max"
 MOST_RUNS = 3  # making and removing 64 instances takes long
 MIB = 1 << 20
 
@@ -33,7 +33,9 @@ class Shape:
     name: str
     instances: int
     cpus: tuple[int, ...]
+    rate: int  # events a second, in all
     buffer_kb: int  # of each ring
+    subbuf_kb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,13 @@ class Run:
 
     @property
     def cpu_s_per_million(self) -> float:
-        return self.cpu_s / self.events * 1e6
+        return self.cpu_s / self.events * 1e6 if self.events else float("nan")
 
 
-SINGLE = Shape("1 stream", 1, (TRACED_CPU,), 16384)
-MANY = Shape(f"{INSTANCES} instances on {len(CPUS)} CPUs = {INSTANCES * len(CPUS)} streams", INSTANCES, CPUS, 1024)
+SINGLE = Shape("1 stream", 1, (TRACED_CPU,), RATE, 16384, 64)
+MANY = Shape(f"{INSTANCES} instances on {len(CPUS)} CPUs", INSTANCES, CPUS, RATE, 1024, 64)
+SMALL = replace(MANY, name="the same, sub-buffers of 4 KiB", subbuf_kb=4)
+QUIET = replace(MANY, name="the same as the first, no events", rate=0)
 
 
 def measure(programs: Programs, work: Path, runs: int) -> str:
@@ -62,32 +66,20 @@ def measure(programs: Programs, work: Path, runs: int) -> str:
     if not open_tracefs().exists(f"events/{EVENT.replace(':', '/')}"):
         return f"Not measured: this kernel has no {EVENT} (CONFIG_FTRACE_SYSCALLS)."
     runs = min(runs, MOST_RUNS)
-    found: dict[Shape, list[Run]] = {SINGLE: [], MANY: []}
+    found: dict[Shape, list[Run]] = {SINGLE: [], MANY: [], SMALL: [], QUIET: []}
     for number in range(runs):
         for shape, of in found.items():
             of.append(_run(programs, work, shape))
-            say(f"streams {number + 1}/{runs} {shape.name}: {of[-1].events} events, "
-                f"{of[-1].cpu_s_per_million:.3f} s/M, complete: {of[-1].is_complete}")  # fmt: skip
-    rows = [
-        (
-            shape.name,
-            f"{median(r.events for r in of) / SECONDS:,.0f}",
-            str(max(r.lost for r in of)),
-            f"{sum(r.is_complete for r in of)} of {runs}",
-            f"{median(r.cpu_s_per_million for r in of):.3f}",
-            f"{median(r.disk_bytes / r.events for r in of):.2f}",
-            f"{max(r.peak_rss_bytes for r in of) / MIB:.0f}",
-            f"{median(r.startup_cpu_s for r in of):.2f}",
-        )
-        for shape, of in found.items()
-    ]
-    costs = {shape: median(r.cpu_s_per_million for r in of) for shape, of in found.items()}
+            say(f"streams {number + 1}/{runs} {shape.name}: {of[-1].events} events, {of[-1].cpu_s:.2f} CPU s, "
+                f"complete: {of[-1].is_complete}")  # fmt: skip
+    head = (
+        "", "events/s", "lost", "complete", "CPU, % of one", "CPU s/million", "bytes/event", "peak RSS, MiB",
+        "start-up, CPU s",
+    )  # fmt: skip
+    costs = {shape: median(r.cpu_s_per_million for r in found[shape]) for shape in (SINGLE, MANY)}
     return "\n\n".join((
         f"Medians of {runs} runs of {SECONDS:g} s.",
-        build_table(
-            ("", "events/s", "lost", "complete", "CPU s/million", "bytes/event", "peak RSS, MiB", "start-up, CPU s"),
-            rows,
-        ),
+        build_table(head, [_row(shape, of) for shape, of in found.items()]),
         build_targets([
             ("lost, most", 0, max(r.lost for r in found[MANY]), ".0f"),
             ("cost per event, times that of 1 stream", COST_FACTOR_TARGET, costs[MANY] / costs[SINGLE], ".2f"),
@@ -95,22 +87,40 @@ def measure(programs: Programs, work: Path, runs: int) -> str:
     ))  # fmt: skip
 
 
+def _row(shape: Shape, runs: list[Run]) -> tuple[str, ...]:
+    return (
+        shape.name,
+        f"{median(r.events for r in runs) / SECONDS:,.0f}",
+        str(max(r.lost for r in runs)),
+        f"{sum(r.is_complete for r in runs)} of {len(runs)}",
+        f"{median(r.cpu_s for r in runs) / (SECONDS + FLUSHED_S) * 100:.2f}",
+        f"{median(r.cpu_s_per_million for r in runs):.3f}" if shape.rate else "-",
+        f"{median(r.disk_bytes / r.events for r in runs):.2f}" if shape.rate else "-",
+        f"{max(r.peak_rss_bytes for r in runs) / MIB:.0f}",
+        f"{median(r.startup_cpu_s for r in runs):.2f}",
+    )
+
+
 def _run(programs: Programs, work: Path, shape: Shape) -> Run:
     prefix = f"{PREFIX}streams-{os.getpid()}-"
     out = work / "archive"
     words = [
         sys.executable, "-m", "bench.many", shape.instances, EVENT, ",".join(map(str, shape.cpus)), shape.buffer_kb,
-        prefix, out,
+        shape.subbuf_kb, prefix, out,
     ]  # fmt: skip
-    calls_per_s = RATE / shape.instances / len(shape.cpus)
+    calls_per_s = shape.rate / shape.instances / len(shape.cpus)
     top = open_tracefs()
     try:
         # With many streams the load is on all CPUs, so the process cannot have one of its own.
         with running(words, work, cpu=READER_CPU if len(shape.cpus) == 1 else None) as daemon:
             time.sleep(1.0)
             before_s = daemon.cpu_s()
-            loads = [programs.start_paced("paced", cpu, calls_per_s, SECONDS) for cpu in shape.cpus]
-            calls = finish_paced(loads, SECONDS)
+            calls = 0
+            if shape.rate:
+                loads = [programs.start_paced("paced", cpu, calls_per_s, SECONDS) for cpu in shape.cpus]
+                calls = finish_paced(loads, SECONDS)
+            else:
+                time.sleep(SECONDS)
             time.sleep(FLUSHED_S)
             cpu_s = daemon.cpu_s() - before_s
             daemon.stop()
