@@ -93,3 +93,4 @@ class SinkState:
     raw_bytes: int = 0  # sub-buffers that this run's blocks were made from
     suspended: str | None = None  # why nothing is written now
     removed_segments: int = 0  # by retention, in this run
+    discarded_events: int = 0  # entries of blocks that were rejected, in this run

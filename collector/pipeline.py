@@ -35,7 +35,10 @@ class Outlet(Protocol):
     """Where blocks and notes go: a sink behind its queue."""
 
     queued_events: int  # in blocks that the sink has not taken
-    discarded_events: int  # in blocks that it refused
+
+    @property
+    def discarded_events(self) -> int:
+        """In blocks that it refused."""
 
     @property
     def state(self) -> SinkState: ...

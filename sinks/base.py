@@ -25,7 +25,7 @@ class Sink(Protocol):
         """Take the items, in this order.
 
         DELIVERED: they need not be held in memory any more. ERRORED: none of
-        them was taken, try again. REJECTED: they are counted as discarded.
+        them was taken, try again. REJECTED: not all of them, `state.discarded_events` says how many entries.
         """
         ...
 

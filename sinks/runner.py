@@ -31,13 +31,16 @@ class SinkRunner:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.delivered_events = 0
-        self.delivered_bytes = 0
-        self.discarded_events = 0
         self.queued_events = 0
         self.queued_bytes = 0
         self._items: deque[tuple[Item, Release | None]] = deque()
         self._more = trio.Event()
         self._closing = False
+
+    @property
+    def discarded_events(self) -> int:
+        """Entries that the sink did not take, of those that it was given."""
+        return self.sink.state.discarded_events
 
     @property
     def state(self) -> SinkState:
@@ -88,19 +91,14 @@ class SinkRunner:
 
     async def _deliver(self, batch: list[tuple[Item, Release | None]]) -> None:
         items = [item for item, _ in batch]
-        while (delivery := await self.sink.deliver(items)) is Delivery.ERRORED:
+        discarded = self.discarded_events
+        while await self.sink.deliver(items) is Delivery.ERRORED:
             await trio.sleep(RETRY_S)
         for item, release in batch:
             if isinstance(item, Block):
-                self._count(item, delivery)
+                self.queued_events -= item.events
+                self.queued_bytes -= len(item.body)
+                self.delivered_events += item.events
             if release is not None:
                 release()
-
-    def _count(self, block: Block, delivery: Delivery) -> None:
-        self.queued_events -= block.events
-        self.queued_bytes -= len(block.body)
-        if delivery is Delivery.DELIVERED:
-            self.delivered_events += block.events
-            self.delivered_bytes += len(block.body)
-        else:
-            self.discarded_events += block.events
+        self.delivered_events -= self.discarded_events - discarded

@@ -119,6 +119,7 @@ class FileSink:
         self._checked_s = 0.0
         self._raw_bytes = 0
         self._removed = 0
+        self._discarded = 0
         self._suspended: str | None = None
         self._missing: dict[StreamKey, _Missing] = {}
         self._sealed = _Sealed()
@@ -173,9 +174,12 @@ class FileSink:
             if self._suspended is None:
                 try:
                     self._write(item)
-                    continue
                 except ArchiveFullError as e:
                     self._suspend(str(e))
+                else:
+                    if isinstance(item, Block):
+                        self._seal_if_full()
+                    continue
             if isinstance(item, Block):
                 self._miss(item)
                 delivery = Delivery.REJECTED
@@ -223,14 +227,13 @@ class FileSink:
         if isinstance(item, Block):
             writer.write_block(item, self._maps)
             self._raw_bytes += item.raw_bytes
-            if writer.size_bytes >= self.policy.segment_bytes:
-                self._seal("size", last=False)
         else:
             self._write_note(writer, item)
 
     def _ready(self) -> SegmentWriter:
         """The open segment; a new one where there is none."""
         if self._writer is None:
+            self._hold_folder()
             writer = SegmentWriter.create(self.policy.folder, self._context.header(self._number, self._opening))
             self._writer = writer
             self._number += 1
@@ -256,6 +259,14 @@ class FileSink:
             except ArchiveFullError as e:
                 self._suspend(str(e))
             self._synced_s = time.monotonic()
+
+    def _seal_if_full(self) -> None:
+        """Rotate by size; a disk without room for the footer has the blocks all the same."""
+        if self._writer is not None and self._writer.size_bytes >= self.policy.segment_bytes:
+            try:
+                self._seal("size", last=False)
+            except ArchiveFullError as e:
+                self._suspend(str(e))
 
     def _seal(self, reason: str, *, last: bool) -> None:
         writer = self._writer
@@ -304,6 +315,7 @@ class FileSink:
             if self._free_bytes() < self.policy.min_free_bytes:
                 self._retain(self.policy.min_free_bytes)
                 if self._free_bytes() < self.policy.min_free_bytes:
+                    self._sync()  # a suspended archive is not synced again before it goes on
                     self._suspend(f"less than {self.policy.min_free_bytes} bytes are free")
             elif self._sealed.total_bytes + self._open_bytes() > self.policy.max_bytes:
                 self._retain()
@@ -333,35 +345,54 @@ class FileSink:
                 self._opening = {key: of.closing(None) for key, of in self._writer.tally.streams.items()}
                 self._writer = None
             writer = self._ready()
-            for stream, missing in self._missing.items():
+            for stream, missing in list(self._missing.items()):
                 body = {
                     "cause": "discarded", "count": missing.entries, "from_ts": missing.first_ts,
                     "to_ts": missing.last_ts, "detail": f"{missing.blocks} blocks: {self._suspended}",
                 }  # fmt: skip
                 self._write_note(writer, Note(NoteKind.GAP, stream, body))
+                del self._missing[stream]  # told, whatever comes now
             writer.sync()
         except (ArchiveError, OSError) as e:
             self._suspended = str(e)
             return
-        logger.warning(
-            "archiving goes on", extra={"fields": {"discarded_events": sum(m.entries for m in self._missing.values())}}
-        )
-        self._missing.clear()
+        logger.warning("archiving goes on", extra={"fields": {"discarded_events": self._discarded}})
         self._suspended = None
 
     def _free_now(self) -> None:
-        """Whether there is room.
+        """Make room, and the folder where it is gone.
 
         Raises:
-          ArchiveFullError: not enough.
+          ArchiveFullError: there is not enough.
         """
-        self.policy.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._hold_folder()
         self._retain(self.policy.min_free_bytes)
         if self._free_bytes() < self.policy.min_free_bytes:
             raise ArchiveFullError(f"less than {self.policy.min_free_bytes} bytes are free")
 
+    def _hold_folder(self) -> None:
+        """Make the folder again where it was removed, and lock it again.
+
+        Without the lock `recover` would seal what is being written, and a second daemon would start.
+
+        Raises:
+          ArchiveFullError: it cannot be made, or another daemon has it now.
+        """
+        if self._lock is None or self._lock.path.exists():
+            return
+        folder = self.policy.folder
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            lock = ArchiveLock(folder)
+        except (OSError, ArchiveError) as e:
+            raise ArchiveFullError(f"the archive folder was removed, and cannot be used again: {e}") from e
+        self._lock.close()
+        self._lock = lock
+        self._sealed.sizes = {path: size for path, size in self._sealed.sizes.items() if path.exists()}
+
     def _miss(self, block: Block) -> None:
         missing = self._missing.setdefault(block.stream, _Missing(first_ts=block.first_ts))
+        self._discarded += block.events
         missing.entries += block.events
         missing.blocks += 1
         missing.last_ts = block.last_ts
@@ -375,6 +406,7 @@ class FileSink:
             raw_bytes=self._raw_bytes,
             suspended=self._suspended,
             removed_segments=self._removed,
+            discarded_events=self._discarded,
         )
 
 
