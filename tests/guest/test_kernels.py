@@ -20,3 +20,11 @@ def test_pages_of_another_kernel_decode_alike(run_guest: RunGuest, kernel: str) 
     done = run_guest("run", kernel, "env", "FTC_REQUIRE_KERNEL=1", sys.executable, "-m", "pytest", "-q", "-x",
                      "-p", "no:cacheprovider", tests, timeout_s=400)  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_daemon_on_another_kernel(run_guest: RunGuest, kernel: str) -> None:
+    """The checks are in live.py: sub-buffers of that kernel, a CPU taken offline and online again, nothing lost."""
+    done = run_guest("run", kernel, sys.executable, "-m", "tests.guest.live", kernel, timeout_s=400)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert "ok CPU 1 is offline" in done.stdout

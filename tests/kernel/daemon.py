@@ -21,7 +21,7 @@ from collector.tracefs.stats import CpuStats, parse_cpu_stats
 from tests.conftest import TRACEFS
 
 COMMAND = Path(sys.executable).with_name("ftrace-collector")
-PATIENCE_S = 60.0  # for what takes well under a second: a machine under emulation or load is slow
+PATIENCE_S = 90.0  # for what takes well under a second: a machine under emulation or load is slow
 POLL_S = 0.01
 CPUS = sorted(os.sched_getaffinity(0))
 
