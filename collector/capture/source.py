@@ -19,6 +19,7 @@ from collector.decode.ring import Batch, Plan
 from collector.errors import TracefsMissingError, UsageError
 from collector.ledger import KernelCounts
 from collector.tracefs.clocks import ClockPair, clock_of
+from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.files import TracefsDir, read_stats_fd
 from collector.tracefs.format_index import FormatIndex
 from collector.tracefs.layout import PageLayout
@@ -199,10 +200,17 @@ class RecordedSource(Source):
         tree = TracefsDir(top)
         try:
             possible = tree.possible_cpus()
-        except TracefsMissingError as e:
+        except TracefsMissingError:
+            possible = ()
+        if not possible:
             raise UsageError(
                 "the recorded tree has no rings", where=str(top), expected="per_cpu/ with a folder for each CPU"
-            ) from e
+            )
+        if unknown := set(cpus or ()) - set(possible):
+            raise UsageError(
+                "CPUs that were not recorded", where=str(top), expected=f"CPUs of {format_cpu_list(possible)}",
+                got=format_cpu_list(unknown),
+            )  # fmt: skip
         super().__init__(tree, REPLAY_INSTANCE, cpus or possible, run)
 
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:

@@ -114,6 +114,9 @@ cdef class Plan:
                 expected="timestamp of 8 bytes, commit of 4 or 8",
                 got=f"{layout.timestamp_size} and {layout.commit_size}",
             )
+        if max(layout.subbuf_size, layout.data_offset, layout.timestamp_offset, layout.commit_offset, head.size) > 1 << 24:
+            raise TracefsFormatError("a page or a record of impossible size", where="events/header_page",
+                                     expected="at most 16 MiB", got=f"{layout!r}, {head!r}")
         self.layout = <Layout *> calloc(1, sizeof(Layout))
         if self.layout == NULL:
             raise MemoryError
@@ -125,7 +128,7 @@ cdef class Plan:
         own.commit_offset = layout.commit_offset
         own.long_size = layout.commit_size
         if not (own.ts_offset + 8 <= own.data_offset and own.commit_offset + 4 <= own.data_offset
-                and own.data_offset < own.subbuf_size <= (1 << 24)):
+                and own.data_offset < own.subbuf_size):
             raise TracefsFormatError("fields outside the page header", where="events/header_page", got=repr(layout))
         own.type_offset = head.type_offset
         own.flags_offset = head.flags_offset
