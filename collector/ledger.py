@@ -10,7 +10,7 @@ per_cpu/cpuN/stats.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from collector.tracefs.stats import CpuStats
 
@@ -112,20 +112,33 @@ def balance(kernel: KernelCounts, reader: ReaderCounts, settled: bool) -> Balanc
 
 
 class Reset:
-    """Keeps counts growing over resets that somebody else made: what was counted before is added on top."""
+    """Keeps counts growing over resets that somebody else made: what was counted before is added on top.
+
+    What the kernel counted between the last look and the reset is gone; the reader's own counts stand for it.
+    """
 
     def __init__(self, base: KernelCounts) -> None:
         self._base = base
         self._last = base
+        self._seen = (0, 0)  # by the reader, at the last look: entries, and the sum of the gaps' counts
         self.resets = 0
 
-    def advance(self, counts: KernelCounts) -> KernelCounts:
-        """The counts since the run's base, over all resets."""
+    def advance(self, counts: KernelCounts, reader: ReaderCounts | None = None) -> KernelCounts:
+        """The counts since the run's base, over all resets.
+
+        Args:
+          reader: what has been read when `counts` were taken; None: nothing since the last look.
+        """
+        seen = self._seen
+        if reader is not None:
+            seen = (reader.decoded + sum((reader.skipped or {}).values()), reader.gap_known)
         if counts.went_backwards_from(self._last):
             self.resets += 1
             before = self._last.since(self._base)
-            self._base = replace(
-                KernelCounts(-before.overrun, -before.dropped, -before.commit_overrun, -before.read), entries=0
+            unseen_read = max(0, seen[0] - self._seen[0] - counts.read)
+            unseen_overrun = max(0, seen[1] - self._seen[1] - counts.overrun)
+            self._base = KernelCounts(
+                -before.overrun - unseen_overrun, -before.dropped, -before.commit_overrun, -before.read - unseen_read
             )
-        self._last = counts
+        self._last, self._seen = counts, seen
         return counts.since(self._base)

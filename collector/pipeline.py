@@ -1,5 +1,6 @@
 """What one run has between its rings and its sink: memory, threads, scheduler, and the notes on the ledger."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from collector.ledger import MALFORMED
 from collector.snapshot import Snapshot, StreamSnapshot
 from collector.status import predict_overrun
 from collector.tracefs.files import TracefsDir
+
+logger = logging.getLogger(__name__)
 
 # Samples go into the archive this often, and whenever loss was found; each takes 300 bytes.
 SAMPLE_RECORD_INTERVAL_S = 30.0
@@ -190,6 +193,13 @@ class Pipeline:
             if now > then:
                 from_ts = before.now_ts if before else None
                 self.emit_gap(stream.key, cause, now - then, from_ts, "between two looks at stats", sample.now_ts)
+        if sample.resets > (before.resets if before else 0):
+            from_ts = before.now_ts if before else None
+            self.emit_gap(stream.key, "cleared", None, from_ts, "somebody else reset the ring", sample.now_ts)
+            logger.error(
+                "somebody else has reset a ring of ours; what was unread in it is lost and not counted",
+                extra={"fields": {"instance": stream.key.instance, "cpu": stream.key.cpu}},
+            )
         now_s = time.monotonic()
         lost = sample.kernel.lost > (earlier.lost if earlier else 0)
         keep = lost or now_s - self._recorded_s.get(stream, float("-inf")) >= SAMPLE_RECORD_INTERVAL_S

@@ -137,6 +137,26 @@ def test_counts_go_on_growing_over_a_reset_by_somebody_else() -> None:
     assert reset.resets == 1
 
 
+def test_what_was_read_between_a_look_and_a_reset_is_not_missed() -> None:
+    """The kernel has forgotten it, the reader has not."""
+    reset = Reset(KernelCounts(read=1000))
+    reset.advance(KernelCounts(read=1500, overrun=10), ReaderCounts(decoded=500, gap_known=10))
+    # 200 more read and 7 more overwritten, then the reset, then 40 and 3.
+    kernel = reset.advance(
+        KernelCounts(read=40, overrun=3), ReaderCounts(decoded=738, skipped={"short": 2}, gap_known=20)
+    )
+    assert kernel == KernelCounts(read=740, overrun=20)
+    kernel = reset.advance(KernelCounts(read=50, overrun=3), ReaderCounts(748, {"short": 2}, gap_known=20))
+    assert kernel == KernelCounts(read=750, overrun=20)
+    assert reset.resets == 1
+
+
+def test_a_reset_does_not_hide_an_entry_that_somebody_else_took() -> None:
+    reset = Reset(KernelCounts())
+    reset.advance(KernelCounts(read=500), ReaderCounts(decoded=500))
+    assert reset.advance(KernelCounts(read=40), ReaderCounts(decoded=530)).read == 540
+
+
 def test_each_reset_is_counted() -> None:
     reset = Reset(KernelCounts(read=10))
     for read, total in ((20, 10), (5, 15), (4, 19), (9, 24)):

@@ -313,7 +313,7 @@ class Stream:
         stats = self._read_stats()
         settled = settled and stats.entries == 0
         reader = self.counts()
-        kernel = self._reset.advance(KernelCounts.of(stats))
+        kernel = self._reset.advance(KernelCounts.of(stats), reader)
         if self._settles_crash and settled:
             self._settles_crash = False
             untold = kernel.overrun - reader.gap_known

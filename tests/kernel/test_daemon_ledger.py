@@ -132,13 +132,18 @@ def test_somebody_else_clears_the_rings(start_daemon: StartDaemon, start_load: S
     daemon = start_daemon(*SYSCALLS).wait_ready()
     run_loads(start_load, 20_000)
     wait_until(lambda: daemon.metric("kernel_read_events_total") >= 80_000, "read and sampled")
+    loads = [start_load("paced", cpu, 2000, 1) for cpu in CPUS]
+    wait_until(lambda: daemon.metric("kernel_read_events_total") >= 82_000, "in the middle of the load")
     (daemon.instance / "trace_clock").write_text("mono")
-    wait_until(lambda: daemon.metric("kernel_stats_resets_total") >= 1, "the reset noticed")
-    run_loads(start_load, 10_000)
+    wait_until(lambda: daemon.metric("kernel_stats_resets_total") >= len(CPUS), "the resets noticed")
+    for load in loads:
+        load.communicate()
     assert daemon.stop() == 0
     info = read_info(daemon.archive)
-    assert info["events"] >= 2 * 30_000 * len(CPUS)
-    assert info["residual"] in (0, None)
+    assert info["events"] >= 2 * 20_000 * len(CPUS)
+    assert info["residual"] == 0
+    assert {gap.stream[1] for gap in read_gaps(daemon.archive, "cleared")} == set(CPUS)
+    assert "somebody else has reset a ring" in daemon.messages
     assert_verifies(daemon.archive)
 
 
