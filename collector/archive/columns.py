@@ -139,7 +139,7 @@ def _sum_differences(raw: bytes | bytearray, n: int, size: int, signed: bool) ->
     if len(raw) == n * size:
         steps = _integers(raw, size, True)
     else:
-        steps = repeat(int.from_bytes(raw, "little", signed=True), n)
+        steps = Repeat(int.from_bytes(raw, "little", signed=True), n)  # gone through twice when a sum leaves the range
     code = (_SIGNED if signed else _UNSIGNED).get(size)
     if code is not None:
         try:
