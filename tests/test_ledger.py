@@ -170,6 +170,17 @@ def test_reset_before_the_first_look_is_noticed() -> None:
     assert reset.resets == 1
 
 
+def test_what_was_read_between_the_last_look_and_a_reset_is_told_by_the_reader() -> None:
+    """The kernel's own count of it went with the reset."""
+    reset = Reset(KernelCounts())
+    reset.advance(KernelCounts(read=100, overrun=10), ReaderCounts(100, gap_known=10))
+    # 7 more were read, 5 of them before the reset; 3 more overwritten entries were told of, 1 since then
+    counts = reset.advance(KernelCounts(read=2, overrun=1), ReaderCounts(106, {"short": 1}, gap_known=13))
+    assert (counts.read, counts.overrun) == (107, 13)
+    counts = reset.advance(KernelCounts(read=4, overrun=1), ReaderCounts(108, {"short": 1}, gap_known=13))
+    assert (counts.read, counts.overrun, reset.resets) == (109, 13, 1)
+
+
 @pytest.mark.parametrize("field", ["overrun", "dropped", "commit_overrun", "read"])
 def test_any_count_that_goes_backwards_is_a_reset(field: str) -> None:
     reset = Reset(KernelCounts(9, 9, 9, 9))

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from collector.batch import Block, Delivery, StreamKey
+from collector.batch import Block, Delivery, SinkState, StreamKey
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.capture import Capture
 from collector.capture.stream import BLOCK_HEAD_BYTES, ENTRY_BYTES, Ask, Visit
@@ -301,6 +301,7 @@ class SlowSink:
     """A sink that takes its time: `delay()` seconds for a delivery."""
 
     name = "slow"
+    state = SinkState()
 
     def __init__(self, gathered: Gathered, delay: Callable[[], float]) -> None:
         self.gathered, self.delay = gathered, delay
@@ -314,7 +315,7 @@ class SlowSink:
 
     async def tick(self) -> None: ...
 
-    async def close(self, *, drained: bool) -> None: ...
+    async def close(self) -> None: ...
 
 
 class Bench:
