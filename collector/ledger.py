@@ -16,6 +16,8 @@ from collector.tracefs.stats import CpuStats
 
 MALFORMED = "malformed"  # reason of skipped entries whose number only the kernel knows
 
+MOST_RESIDUAL = (1 << 64) - 1  # what a record can hold; only a damaged recording of stats comes near
+
 IDENTITY_READ = "read"
 IDENTITY_OVERRUN = "overrun"
 IDENTITIES = (IDENTITY_READ, IDENTITY_OVERRUN)
@@ -85,7 +87,7 @@ class Balance:
     def total(self) -> int | None:
         """The residual over all identities, None while one of them is open."""
         values = list(self.residual.values())
-        return None if None in values else sum(v for v in values if v is not None)
+        return None if None in values else min(sum(v for v in values if v is not None), MOST_RESIDUAL)
 
 
 def balance(kernel: KernelCounts, reader: ReaderCounts, settled: bool) -> Balance:

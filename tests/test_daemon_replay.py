@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,6 +158,19 @@ def test_file_that_may_be_missing_costs_no_entry(name: str, make_case: MakeCase)
     assert_whole(case, case.replay(), entries)
 
 
+@pytest.mark.parametrize("text", [b"", b"\xff\x00\xfe" * 50, b"9" * 5000, b"1 2 3\n: :\n\n-1 x\n0x : y\n"])
+@pytest.mark.parametrize(
+    "name", ["kallsyms", "uname", "tracefs/buffer_subbuf_size_kb", "tracefs/saved_cmdlines", "tracefs/saved_tgids",
+             "tracefs/printk_formats", "tracefs/per_cpu/cpu0/buffer_size_kb"],
+)  # fmt: skip
+def test_names_that_do_not_read_cost_no_entry(name: str, text: bytes, make_case: MakeCase) -> None:
+    case = make_case("6.12/gaps")
+    entries = case.entries()
+    (case.folder / name).write_bytes(text)
+    assert_whole(case, case.replay(), entries)
+    assert len(case.show()) == entries
+
+
 def test_bare_minimum_is_rings_formats_and_header_page(make_case: MakeCase) -> None:
     case = make_case("6.12/gaps")
     entries = case.entries()
@@ -240,6 +254,25 @@ def test_file_that_is_needed_and_does_not_read_is_named(
     if text is not None:
         (case.tracefs / name).write_text(text)
     assert_refused(case.replay(), code, name.split("/")[-1])
+
+
+@pytest.mark.parametrize("count", ["-5", str(1 << 64), "9" * 30, "9" * 5000])
+def test_count_that_no_kernel_has_is_refused(count: str, make_case: MakeCase) -> None:
+    """Sums of it go into records of 64 bits."""
+    case = make_case("6.12/gaps")
+
+    path = case.tracefs / "per_cpu/cpu0/stats"
+    path.write_text(re.sub(r"read events: \d+", f"read events: {count}", path.read_text()))
+    assert_refused(case.replay(), 1, "read events")
+
+
+def test_largest_counts_are_archived_and_do_not_add_up(make_case: MakeCase) -> None:
+    case = make_case("6.12/gaps")
+    most = (1 << 64) - 1
+    case.set_stats(0, entries=most, overrun=most, commit_overrun=most, dropped_events=most, read_events=most)
+    assert case.replay().code == 0
+    assert case.verify().code == 1
+    assert case.info()["residual"] >= most
 
 
 def test_sub_buffers_too_large_for_the_budget_say_which_setting(make_case: MakeCase, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ class TracefsDir:
     def try_read_ring_size_bytes(self, cpu: int) -> int | None:
         """The size of the CPU's ring, to the KiB; None where no file says it."""
         words = (self.try_read_text(f"per_cpu/cpu{cpu}/buffer_size_kb") or "").split()
-        return int(words[0]) * 1024 if words and words[0].isdecimal() else None
+        return int(words[0]) * 1024 if words and words[0].isdecimal() and len(words[0]) < 16 else None
 
     def _open(self, name: str) -> int:
         try:

@@ -51,7 +51,7 @@ def parse_cpu_stats(text: str) -> CpuStats:
         if colon:
             values[key] = value.strip()
     try:
-        counts = {attribute: int(values[key]) for key, attribute in _COUNTS.items()}
+        counts = {attribute: _parse_count(key, values[key]) for key, attribute in _COUNTS.items()}
         oldest, now = values.get("oldest event ts"), values.get("now ts")
         return CpuStats(
             entries=counts["entries"],
@@ -75,9 +75,17 @@ def parse_cpu_stats(text: str) -> CpuStats:
         ) from None
 
 
+def _parse_count(key: str, value: str) -> int:
+    """A count as the kernel prints it, an unsigned long: a damaged recording may have anything."""
+    if not value.isdecimal() or len(value) > 20 or int(value) >= 1 << 64:
+        raise ValueError(f"{key}: {value[:40]}")
+    return int(value)
+
+
 def _parse_ts(value: str) -> int:
     """`s.uuuuuu` as nanoseconds, a plain number as it is."""
     seconds, dot, fraction = value.partition(".")
-    if not dot:
-        return int(value)
-    return int(seconds) * _NS_PER_S + int(fraction[:9].ljust(9, "0"))
+    ts = int(seconds) * _NS_PER_S + int(fraction[:9].ljust(9, "0")) if dot else int(value)
+    if not 0 <= ts < 1 << 64:
+        raise ValueError(f"time {value[:40]}")
+    return ts
