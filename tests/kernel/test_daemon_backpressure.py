@@ -92,7 +92,7 @@ def run_loads(start_load: StartLoad, calls: int) -> None:
 def test_a_full_disk_suspends_the_archive_until_there_is_room(
     start_daemon: StartDaemon, start_load: StartLoad, small_disk: Path
 ) -> None:
-    daemon = start_daemon(*EVENTS, "--buffer-size-kb", "16384", archive=small_disk / "archive", config=SMALL)
+    daemon = start_daemon(*EVENTS, "--buffer-size-kb", "32768", archive=small_disk / "archive", config=SMALL)
     daemon.wait_ready()
     run_loads(start_load, 1000)
     wait_until(lambda: daemon.metric("archive_raw_bytes_total") > 0, "archived")

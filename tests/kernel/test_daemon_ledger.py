@@ -25,6 +25,7 @@ from tests.kernel.daemon import (
 GETPPID = 110 if os.uname().machine == "x86_64" else 173
 SYSCALLS = ("-e", "raw_syscalls:*")
 KEEP = "--keep-instance"  # with its counters, to compare
+BIG = ("--buffer-size-kb", "32768")  # more than all that a test writes, whatever else runs on the machine
 TINY = ("--buffer-size-kb", "128", "--subbuf-size-kb", "4")
 
 
@@ -53,7 +54,7 @@ def assert_agrees_with_kernel(archive: Path, instance: Path) -> Any:
 
 def test_a_big_ring_loses_nothing(start_daemon: StartDaemon, start_load: StartLoad) -> None:
     calls = 60_000
-    daemon = start_daemon(*SYSCALLS, KEEP, "--buffer-size-kb", "16384").wait_ready()
+    daemon = start_daemon(*SYSCALLS, KEEP, *BIG).wait_ready()
     pids = run_loads(start_load, calls)
     assert daemon.stop() == 0
     info = assert_agrees_with_kernel(daemon.archive, daemon.instance)
@@ -115,7 +116,7 @@ def test_forced_loss_is_counted_to_the_entry(start_daemon: StartDaemon, start_lo
 
 def test_discarded_entries_are_no_loss(start_daemon: StartDaemon, start_load: StartLoad) -> None:
     """A filter makes the kernel write entries and discard them: they are in the pages, but nobody counts them."""
-    daemon = start_daemon(*SYSCALLS, KEEP).wait_ready()
+    daemon = start_daemon(*SYSCALLS, KEEP, *BIG).wait_ready()
     (daemon.instance / "events/raw_syscalls/sys_enter/filter").write_text(f"id != {GETPPID}")
     pids = run_loads(start_load, 20_000)
     assert daemon.stop() == 0

@@ -176,7 +176,7 @@ def test_a_drain_that_takes_too_long_leaves_the_rest_to_the_next_start(
     first = start_daemon(*words, config="shutdown_timeout_s = 0.001\ntrace.buffer_percent = 100").wait_ready()
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        loads = [start_load("syscalls", cpu, 400_000) for cpu in CPUS]
+        loads = [start_load("syscalls", cpu, 300_000) for cpu in CPUS]
         for load in loads:
             load.communicate()
         os.kill(first.pid, signal.SIGTERM)
