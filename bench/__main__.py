@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from . import decode, idle, live, streams
+from .kernel import open_tracefs, remove_leftovers
 from .loads import Programs
 from .report import describe_machine, say, write_section
 
@@ -17,24 +18,34 @@ SECTIONS = {"live": live.measure, "decode": decode.measure, "idle": idle.measure
 def main() -> int:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(prog="bench/run", description="Measures the daemon; see bench/README.md.")
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION",
+    parser.add_argument("sections", nargs="*", type=_section, metavar="SECTION",
                         help=f"of {', '.join(SECTIONS)}; default: all")  # fmt: skip
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="of which the median counts; default: 5")
     parser.add_argument("--write", action="store_true", help="put the tables into bench/README.md")
     args = parser.parse_args()
+    open_tracefs()  # says what is missing before anything is begun
     # So that instances are removed and processes ended also then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="ftrace-collector-bench-") as folder:
-        programs = Programs(Path(folder))
-        for name in args.sections or SECTIONS:
-            say(f"{name} ...")
-            load_before = os.getloadavg()
-            text = SECTIONS[name](programs, Path(folder), max(1, args.runs))
-            text = f"{describe_machine(load_before)}\n\n{text}"
-            print(f"## {name}\n\n{text}\n", flush=True)
-            if args.write:
-                write_section(name, text)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ftrace-collector-bench-") as folder:
+            programs = Programs(Path(folder))
+            for name in args.sections or SECTIONS:
+                say(f"{name} ...")
+                load_before = os.getloadavg()
+                text = SECTIONS[name](programs, Path(folder), max(1, args.runs))
+                text = f"{describe_machine(load_before)}\n\n{text}"
+                print(f"## {name}\n\n{text}\n", flush=True)
+                if args.write:
+                    write_section(name, text)
+    finally:
+        remove_leftovers()
     return 0
+
+
+def _section(word: str) -> str:
+    if word not in SECTIONS:
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(SECTIONS)}")
+    return word
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def running(words: Sequence[object], work: Path, *, cpu: int | None = None) -> Iterator[Daemon]:
-    """A daemon from READY on; killed at the end where it was not stopped.
+    """A daemon from READY on; ended where it was not stopped.
 
     Args:
       words: its command line.
@@ -91,9 +91,18 @@ def running(words: Sequence[object], work: Path, *, cpu: int | None = None) -> I
             daemon.startup_cpu_s = daemon.cpu_s()
             yield daemon
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a daemon that was not stopped: let it remove its instance, but not for ever."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_ready(notify: socket.socket, daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -48,6 +49,15 @@ def instance(name: str, load: Load, subbuf_kb: int, buffer_kb: int = BUFFER_KB) 
         yield tree
     finally:
         remove_instance(tree)
+
+
+def remove_leftovers() -> None:
+    """Remove the instances of this process that a killed daemon has left."""
+    top = open_tracefs()
+    own = re.compile(rf"{PREFIX}[a-z]+-{os.getpid()}(-\d+)?")
+    for path in (top.path / "instances").iterdir():
+        if own.fullmatch(path.name):
+            remove_instance(top.instance(path.name))
 
 
 def remove_instance(tree: TracefsDir) -> None:

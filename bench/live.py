@@ -43,7 +43,7 @@ def measure(programs: Programs, work: Path, runs: int) -> str:
             for tool in tools:
                 if tool.missing is None:
                     others[load.name][tool.name].append(tool.measure(load))
-    head = ("", *(f"{load.name}: {what}" for load in LOADS for what in ("CPU s/million", "bytes/event", "lost")))
+    head = ("", *(f"{load.name}: {what}" for load in LOADS for what in ("CPU s/million", "bytes/event", "most lost")))
     own = {load: [run.cost for run in of] for load, of in found.items()}
     rows = [("**ftrace-collector**: decoded, compressed, on disk", *_cells(own))]
     for tool in tools:

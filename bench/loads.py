@@ -22,7 +22,7 @@ class Load:
     name: str
     systems: tuple[str, ...]  # of events, as far as the kernel has them
     count: int  # calls or rounds of a measurement: some 10 million events, several seconds
-    small_count: int  # where a rival is so slow, or its ring so small, that it gets a tenth
+    small_count: int  # for the rivals that are too slow for more
 
 
 LOADS = (

@@ -3,7 +3,8 @@
   splice          sub-buffers to a file undecoded, the way of `trace-cmd record`
   read, null      sub-buffers read and written, or read and dropped: the floor of the read path
   libtraceevent   every event walked and one field taken (`count`), or printed (`text`), by the library that
-                  trace-cmd and rasdaemon decode with; nothing is written, and the reading is not live
+                  trace-cmd and rasdaemon decode with; nothing is written, the reading is not live, and start-up is
+                  taken off
   perf record     perf.data; part of its cost falls on the traced side, so all of it is counted
 """
 
@@ -26,6 +27,7 @@ LIBRARY_BUFFER_KB = 262144
 PERF_PAGES = "4096"  # 16 MiB, as the others have
 STARTED_S = 0.2
 DRAINED_S = 0.3
+REAP_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def _record(programs: Programs, work: Path, load: Load, mode: str, subbuf_kb: in
             tree.write("tracing_on", "0")
         finally:
             recorder.send_signal(signal.SIGTERM)
-            cpu_s = _reap(recorder)
+            cpu_s, _ = _reap(recorder)
         stats = tree.read_stats(TRACED_CPU)
     size_bytes = None if mode == "null" else out.stat().st_size
     out.unlink(missing_ok=True)
@@ -106,13 +108,15 @@ def record_pages(programs: Programs, load: Load, count: int, out: Path, subbuf_k
 
 def _decode(programs: Programs, load: Load, mode: str) -> Cost:
     with instance("rival", load, 4, LIBRARY_BUFFER_KB) as tree:
+        tree.write("tracing_on", "0")
+        tree.clear("trace")
+        startup_s, _ = _reap(_start_pinned([programs.decoder, mode, tree.path.name]))  # it reads all formats
+        tree.write("tracing_on", "1")
         programs.run_load(load, load.small_count)
         tree.write("tracing_on", "0")
         lost = tree.read_stats(TRACED_CPU).overrun
-        decoder = _start_pinned([programs.decoder, mode, tree.path.name])
-        assert decoder.stdout is not None
-        events = int(decoder.stdout.read())
-        return Cost(events, lost, _reap(decoder), None)
+        cpu_s, printed = _reap(_start_pinned([programs.decoder, mode, tree.path.name]))
+        return Cost(int(printed), lost, max(cpu_s - startup_s, 0.0), None)
 
 
 def _perf(programs: Programs, work: Path, load: Load) -> Cost:
@@ -120,8 +124,8 @@ def _perf(programs: Programs, work: Path, load: Load) -> Cost:
     events = [word for system in load.systems for word in ("-e", f"{system}:*")]
     words = [str(programs.load), load.name, str(TRACED_CPU), str(load.small_count)]
     record = ["perf", "record", "-q", "-C", str(TRACED_CPU), "-m", PERF_PAGES, *events, "-o", str(out), "--", *words]
-    traced_s = _reap(subprocess.Popen(record, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
-    plain_s = _reap(subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True))
+    traced_s, _ = _reap(subprocess.Popen(record, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
+    plain_s, _ = _reap(subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True))
     report = ["perf", "report", "-i", str(out), "--stats"]
     text = subprocess.run(report, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
     found = re.search(r"SAMPLE events:\s+(\d+)", text)
@@ -135,10 +139,26 @@ def _start_pinned(words: list[object]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _reap(process: subprocess.Popen[str]) -> float:
-    """Wait for a process; gives its CPU seconds, those of its children included."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+def _reap(process: subprocess.Popen[str]) -> tuple[float, str]:
+    """Wait for a process; gives its CPU seconds, those of its children included, and what it printed.
+
+    Its output must fit a pipe. Whatever happens it has ended afterwards.
+    """
+    deadline_s = time.monotonic() + TIMEOUT_S
+    pid = status = 0
+    try:
+        while not pid and time.monotonic() < deadline_s:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(REAP_PAUSE_S)
+    finally:
+        if not pid:
+            process.kill()
+            process.wait()
+    if not pid or status:
+        raise RuntimeError(f"{process.args!r}: " + (f"status {status}" if pid else f"not done in {TIMEOUT_S:g} s"))
+    process.returncode = 0
+    printed = ""
     if process.stdout is not None:
-        process.stdout.close()
-    return usage.ru_utime + usage.ru_stime
+        with process.stdout:
+            printed = process.stdout.read()
+    return usage.ru_utime + usage.ru_stime, printed

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from .daemon import FLUSHED_S, read_archive, running
-from .kernel import PREFIX, open_tracefs, remove_instance
+from .kernel import PREFIX, open_tracefs
 from .loads import READER_CPU, TRACED_CPU, Programs, finish_paced
 from .report import build_table, build_targets, say
 
@@ -109,26 +109,20 @@ def _run(programs: Programs, work: Path, shape: Shape) -> Run:
         shape.subbuf_kb, prefix, out,
     ]  # fmt: skip
     calls_per_s = shape.rate / shape.instances / len(shape.cpus)
-    top = open_tracefs()
-    try:
-        # With many streams the load is on all CPUs, so the process cannot have one of its own.
-        with running(words, work, cpu=READER_CPU if len(shape.cpus) == 1 else None) as daemon:
-            time.sleep(1.0)
-            before_s = daemon.cpu_s()
-            calls = 0
-            if shape.rate:
-                loads = [programs.start_paced("paced", cpu, calls_per_s, SECONDS) for cpu in shape.cpus]
-                calls = finish_paced(loads, SECONDS)
-            else:
-                time.sleep(SECONDS)
-            time.sleep(FLUSHED_S)
-            cpu_s = daemon.cpu_s() - before_s
-            daemon.stop()
-        archive = read_archive(out)
-        complete = archive.is_complete and archive.events >= calls * shape.instances
-        return Run(archive.events, archive.info["lost_events"], complete, cpu_s, archive.disk_bytes,
-                   daemon.peak_rss_bytes, daemon.startup_cpu_s)  # fmt: skip
-    finally:
-        for number in range(shape.instances):
-            if (tree := top.instance(f"{prefix}{number}")).path.exists():
-                remove_instance(tree)
+    # With many streams the load is on all CPUs, so the process cannot have one of its own.
+    with running(words, work, cpu=READER_CPU if len(shape.cpus) == 1 else None) as daemon:
+        time.sleep(1.0)
+        before_s = daemon.cpu_s()
+        calls = 0
+        if shape.rate:
+            loads = [programs.start_paced("paced", cpu, calls_per_s, SECONDS) for cpu in shape.cpus]
+            calls = finish_paced(loads, SECONDS)
+        else:
+            time.sleep(SECONDS)
+        time.sleep(FLUSHED_S)
+        cpu_s = daemon.cpu_s() - before_s
+        daemon.stop()
+    archive = read_archive(out)
+    complete = archive.is_complete and archive.events >= calls * shape.instances
+    return Run(archive.events, archive.info["lost_events"], complete, cpu_s, archive.disk_bytes,
+               daemon.peak_rss_bytes, daemon.startup_cpu_s)  # fmt: skip
