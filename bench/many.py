@@ -3,6 +3,7 @@
     python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB SUBBUF_KB PREFIX FOLDER
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -50,7 +51,9 @@ async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) ->
                 LiveSource(i.dir, i.spec.name, i.cpus, pipeline.run, i.spec.events, i.read_clock_pair, {})
                 for i in opened
             ])  # fmt: skip
-            return await Service(config, pipeline, Group(opened), output).run(None)  # type: ignore[arg-type]
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                service = Service(config, pipeline, Group(opened), output, signals)  # type: ignore[arg-type]
+                return await service.run(None)
     finally:
         for instance in opened:
             instance.undo(REMOVE_TIMEOUT_S)

@@ -9,6 +9,7 @@ The only importer of the sinks.
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ def run(config: Config, *, replay: Path | None = None, duration_s: float | None 
     try:
         if replay is not None:
             return trio.run(_replay, config, replay)
-        return trio.run(_collect, config, duration_s, output)
+        return trio.run(_collect_until_signal, config, duration_s, output)
     finally:
         output.stop()
 
@@ -68,7 +69,14 @@ async def _replay(config: Config, case: Path) -> int:
     return EXIT_OK
 
 
-async def _collect(config: Config, duration_s: float | None, output: LogOutput) -> int:
+async def _collect_until_signal(config: Config, duration_s: float | None, output: LogOutput) -> int:
+    # From the start, so that no signal can leave an instance behind. A terminal that goes away ends the
+    # collection like Ctrl-C does.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        return await _collect(config, duration_s, output, signals)
+
+
+async def _collect(config: Config, duration_s: float | None, output: LogOutput, signals: AsyncIterator[int]) -> int:
     tracefs = TracefsDir(find_tracefs())
     spec = _spec(config, tracefs)
     instance = Instance.open(tracefs, spec)
@@ -95,7 +103,7 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput) 
             for cpu, entries in cleared.items():
                 key = StreamKey(run_id, spec.name, cpu)
                 pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
-            service = Service(config, pipeline, instance, output)
+            service = Service(config, pipeline, instance, output, signals)
             complete = await service.run(duration_s)
         await trio.to_thread.run_sync(partial(instance.undo, REMOVE_TIMEOUT_S, keep=spec.keep or not complete))
         _say_where(config, pipeline)

@@ -134,7 +134,8 @@ class Reset:
         seen = self._seen
         if reader is not None:
             seen = (reader.decoded + sum((reader.skipped or {}).values()), reader.gap_known)
-        if counts.went_backwards_from(self._last):
+        # Counters that have passed their old values again show all the same: nobody can have read more than was read.
+        if counts.went_backwards_from(self._last) or counts.since(self._base).read < seen[0]:
             self.resets += 1
             before = self._last.since(self._base)
             unseen_read = max(0, seen[0] - self._seen[0] - counts.read)

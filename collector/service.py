@@ -3,9 +3,9 @@
 import logging
 import os
 import platform
-import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
@@ -31,13 +31,20 @@ STALL_MIN_S = 10.0
 
 
 class Service:
-    """Collects from an instance that is set up, until told to stop."""
+    """Collects from an instance that is set up, until told to stop.
 
-    def __init__(self, config: Config, pipeline: Pipeline, instance: Instance, output: LogOutput) -> None:
+    Args:
+      signals: each one received asks to stop, the second to do so at once.
+    """
+
+    def __init__(
+        self, config: Config, pipeline: Pipeline, instance: Instance, output: LogOutput, signals: AsyncIterator[int]
+    ) -> None:
         self.config = config
         self.pipeline = pipeline
         self.instance = instance
         self._output = output
+        self._signals = signals
         self._notifier = Notifier()
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
@@ -53,7 +60,7 @@ class Service:
         assert pipeline.capture is not None
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._take_signals)
+                nursery.start_soon(self._take_signals)
                 await self._serve_http(nursery)
                 async with trio.open_nursery() as sinks:
                     sinks.start_soon(pipeline.outlet.run)
@@ -100,15 +107,12 @@ class Service:
             )  # fmt: skip
         return not left
 
-    async def _take_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        # A terminal that goes away ends the collection like Ctrl-C does.
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-            task_status.started()
-            async for _ in received:
-                if self._stop.is_set():
-                    logger.warning("stopping at once, what is not drained stays in the kernel")
-                    self._forced.cancel()
-                self._stop.set()
+    async def _take_signals(self) -> None:
+        async for _ in self._signals:
+            if self._stop.is_set():
+                logger.warning("stopping at once, what is not drained stays in the kernel")
+                self._forced.cancel()
+            self._stop.set()
 
     async def _serve_http(self, nursery: trio.Nursery) -> None:
         if not self.config.http.listen:

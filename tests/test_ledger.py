@@ -181,6 +181,14 @@ def test_what_was_read_between_the_last_look_and_a_reset_is_told_by_the_reader()
     assert (counts.read, counts.overrun, reset.resets) == (109, 13, 1)
 
 
+def test_reset_shows_when_the_counters_have_passed_their_old_values_again() -> None:
+    reset = Reset(KernelCounts())
+    reset.advance(KernelCounts(read=100), ReaderCounts(100))
+    # 30 more, a reset, and 250 since then: no counter is smaller than it was
+    counts = reset.advance(KernelCounts(read=250), ReaderCounts(380))
+    assert (counts.read, reset.resets) == (380, 1)
+
+
 @pytest.mark.parametrize("field", ["overrun", "dropped", "commit_overrun", "read"])
 def test_any_count_that_goes_backwards_is_a_reset(field: str) -> None:
     reset = Reset(KernelCounts(9, 9, 9, 9))
