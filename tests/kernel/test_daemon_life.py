@@ -191,7 +191,8 @@ def test_a_drain_that_takes_too_long_leaves_the_rest_to_the_next_start(
     second = start_daemon(*words, "--keep-instance").wait_ready()
     assert second.stop() == 0
     info = read_info(second.archive)
-    assert info["lost_events"] == 0
+    # 0 on a machine that does nothing else
+    assert info["lost_events"] == sum(stats.overrun for stats in read_stats(second.instance).values())
     for cpu, stats in read_stats(second.instance).items():
         assert of_cpu(info, cpu, 0)["events"] + of_cpu(info, cpu, 1)["events"] == stats.read_events
     assert_verifies(second.archive)
