@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from collector.tracefs.wish import default_subbuf_size_kb
+
 from .daemon import FLUSHED_S, read_archive, running
 from .kernel import PREFIX, open_tracefs
 from .loads import READER_CPU, TRACED_CPU, Programs, finish_paced
@@ -56,8 +58,9 @@ class Run:
 
 
 SINGLE = Shape("1 stream", 1, (TRACED_CPU,), RATE, 16384, 64)
-MANY = Shape(f"{INSTANCES} instances on {len(CPUS)} CPUs", INSTANCES, CPUS, RATE, 1024, 64)
-SMALL = replace(MANY, name="the same, sub-buffers of 4 KiB", subbuf_kb=4)
+MANY = Shape(f"{INSTANCES} instances on {len(CPUS)} CPUs", INSTANCES, CPUS, RATE, 1024,
+             default_subbuf_size_kb(INSTANCES * len(CPUS)))  # fmt: skip
+LARGE = replace(MANY, name="the same, sub-buffers of 64 KiB", subbuf_kb=64)
 QUIET = replace(MANY, name="the same as the first, no events", rate=0)
 
 
@@ -66,7 +69,7 @@ def measure(programs: Programs, work: Path, runs: int) -> str:
     if not open_tracefs().exists(f"events/{EVENT.replace(':', '/')}"):
         return f"Not measured: this kernel has no {EVENT} (CONFIG_FTRACE_SYSCALLS)."
     runs = min(runs, MOST_RUNS)
-    found: dict[Shape, list[Run]] = {SINGLE: [], MANY: [], SMALL: [], QUIET: []}
+    found: dict[Shape, list[Run]] = {SINGLE: [], MANY: [], LARGE: [], QUIET: []}
     for number in range(runs):
         for shape, of in found.items():
             of.append(_run(programs, work, shape))

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("--cpu", metavar="LIST", help="CPUs to trace, as in 0-3,8; default: all")
     config.add_argument("--clock", metavar="NAME", help="trace clock; default: mono")
     config.add_argument("--buffer-size-kb", type=int, metavar="N", help="ring of each CPU")
-    config.add_argument("--subbuf-size-kb", type=int, metavar="N", help="sub-buffer of the ring; default: 64")
+    config.add_argument("--subbuf-size-kb", type=int, metavar="N", help="sub-buffer of the ring; see the docs")
     config.add_argument("--instance", metavar="NAME", help=f"tracing instance; default: {PROGRAM}")
     config.add_argument("--keep-instance", action="store_const", const=True, help="leave the instance behind at exit")
     config.add_argument("--output", metavar="DIR", help="folder of the archive; default: ./traces")

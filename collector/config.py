@@ -61,7 +61,8 @@ class TraceConfig(_Section):
     events: Names = ("sched:*",)  # SYSTEM:EVENT, shell patterns on both sides
     clock: str = "mono"  # a name of the instance's trace_clock file
     buffer_size_kb: Annotated[AtLeastOne | None, Auto] = None  # per CPU; None: 8 MiB, at most 1 % of memory in all
-    subbuf_size_kb: Annotated[int, Field(ge=4, le=512)] = 64  # where the kernel has them (6.8), else its pages
+    # None: 64, or 16 with more than 32 CPUs; where the kernel has the choice (6.8), else its pages
+    subbuf_size_kb: Annotated[Annotated[int, Field(ge=4, le=512)] | None, Auto] = None
     buffer_percent: Annotated[int, Field(ge=0, le=100)] = 25  # filled sub-buffers that wake the reader
     cpus: Cpus = None  # None: all
     overwrite: bool = True  # a full ring loses the oldest entries; False: the newest

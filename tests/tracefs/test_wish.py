@@ -12,6 +12,7 @@ from collector.tracefs.wish import (
     changes_discard,
     check_spec,
     default_buffer_size_kb,
+    default_subbuf_size_kb,
     plan_exclusion,
     plan_instance,
     subbuf_sizes_to_try_kb,
@@ -115,6 +116,12 @@ def test_a_given_size_is_taken_as_it_is() -> None:
     assert wanted_buffer_size_kb(replace(SPEC, buffer_size_kb=5), NEW) == 5
     # Rings of CPUs that are not traced are allocated all the same.
     assert wanted_buffer_size_kb(replace(SPEC, cpus=(0,)), replace(NEW, memory_total_bytes=GIB)) == 5242
+
+
+def test_many_rings_have_smaller_sub_buffers() -> None:
+    assert (default_subbuf_size_kb(32), default_subbuf_size_kb(33)) == (64, 16)
+    assert subbuf_sizes_to_try_kb(SPEC, replace(NEW, cpu_count=128)) == (16, 4)
+    assert subbuf_sizes_to_try_kb(replace(SPEC, cpus=(0,)), replace(NEW, cpu_count=128)) == (64, 32, 16, 4)
 
 
 @pytest.mark.parametrize(
