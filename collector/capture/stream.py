@@ -89,7 +89,7 @@ class Visit:
 
 
 class Stream:
-    """The reader of one CPU.
+    """The reader of one CPU's ring, a sub-buffer at a time; capture/pipe.py has that of text pipes.
 
     Args:
       key: names the stream everywhere.
@@ -102,6 +102,8 @@ class Stream:
       keep_page: (key, reason, page) keeps a malformed page as evidence.
       block_age_s: closes a block at a flush.
     """
+
+    gap_source = GAP_SOURCE
 
     def __init__(
         self,
@@ -132,14 +134,14 @@ class Stream:
         self._raw_bytes = 0  # of closed blocks
         self._ordinal = 0
         self._gaps = self._gap_known = self._unknown_gaps = 0  # of closed blocks, and loose ones
-        self._settles_crash = False
+        self._untold: str | None = None  # why no gap tells of all overwritten entries; settled once
 
     def continue_after_crash(self) -> None:
         """The base is an earlier run's, which may have been told of losses that it did not archive.
 
         How many, shows when the ring is drained: what the gaps that this run was told of do not explain.
         """
-        self._settles_crash = True
+        self._untold = "told to an earlier run that did not archive it"
 
     @property
     def reader_bytes(self) -> int:
@@ -163,6 +165,11 @@ class Stream:
         """{reason: entries} that were passed over one by one."""
         return {SKIPPED_SHORT: self._batch.total_skipped} if self._batch.total_skipped else {}
 
+    @property
+    def malformed_pages(self) -> int:
+        """Those whose entries only the kernel has counted."""
+        return sum(self.decode_errors.values())
+
     def counts(self) -> ReaderCounts:
         """What the ledger compares with the kernel; not while a visit is under way, as for totals().
 
@@ -172,7 +179,7 @@ class Stream:
         return ReaderCounts(
             decoded=self.decoded,
             skipped=self.skipped,
-            malformed_pages=sum(self.decode_errors.values()),
+            malformed_pages=self.malformed_pages,
             gap_known=self._gap_known + sum(count for count in lost if count is not None),
             gaps=self._gaps + len(lost),
             unknown_gaps=self._unknown_gaps + lost.count(None),
@@ -314,12 +321,13 @@ class Stream:
         settled = settled and stats.entries == 0
         reader = self.counts()
         kernel = self._reset.advance(KernelCounts.of(stats), reader)
-        if self._settles_crash and settled:
-            self._settles_crash = False
+        if self._untold is not None and settled:
+            detail, self._untold = self._untold, None
             untold = kernel.overrun - reader.gap_known
             if untold > 0 and reader.unknown_gaps == 0:
-                self._add_loose_gap(visit, untold, "told to an earlier run that did not archive it")
+                self._add_loose_gap(visit, untold, detail)
                 reader = self.counts()
+        reader = self._explained(kernel, reader)
         result = balance(kernel, reader, settled)
         self.last_sample = Sample(
             time.time_ns(), stats.now_ts, kernel, reader, result, settled, stats.bytes,
@@ -327,10 +335,14 @@ class Stream:
         )  # fmt: skip
         return self.last_sample
 
+    def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
+        """The reader's counts with what only the kernel's tell; a ring's sub-buffers tell all."""
+        return reader
+
     def _open_gaps(self) -> list[Missed]:
         """The gaps of the open batch."""
         return [
-            Missed(at, lost if lost is None or lost < IMPOSSIBLE_LOSS else None, GAP_SOURCE)
+            Missed(at, lost if lost is None or lost < IMPOSSIBLE_LOSS else None, self.gap_source)
             for at, lost in self._batch.gap_list
         ]
 

@@ -173,6 +173,16 @@ class TracefsDir:
         """
         return self._open(f"per_cpu/cpu{cpu}/trace_pipe_raw")
 
+    def open_pipe(self, cpu: int | None) -> int:
+        """A non-blocking file descriptor on the CPU's trace_pipe, None: on that of all CPUs. The caller closes it.
+
+        An instance's trace_pipe excludes the CPUs' own ones, and each has one reader.
+
+        Raises:
+          TracefsError: EBUSY, another reader has it.
+        """
+        return self._open("trace_pipe" if cpu is None else f"per_cpu/cpu{cpu}/trace_pipe")
+
     def open_stats(self, cpu: int) -> int:
         """A file descriptor for `read_stats_fd`: sampling through it saves the path walk. The caller closes it."""
         return self._open(f"per_cpu/cpu{cpu}/stats")
@@ -298,6 +308,8 @@ class TracefsDir:
             return "tracefs is mounted read-only; under systemd, ProtectKernelTunables= does that"
         if error.errno in (errno.EACCES, errno.EPERM):
             return ROOT_HINT if os.geteuid() else "kernel lockdown or a security module forbids it"
+        if error.errno == errno.EBUSY and name.endswith("trace_pipe"):
+            return "another reader has a trace_pipe of this instance open: end it, or take another instance"
         if error.errno == errno.EBUSY:
             return "a file of it is still open or mapped somewhere"
         if error.errno == errno.ENOMEM:

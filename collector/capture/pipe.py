@@ -1,0 +1,306 @@
+"""The text pipes of an instance as streams: the kernel's own lines, for where text is wanted.
+
+    read -> whole lines -> entries of a batch (decode/text.pyx) -> blocks, ledger and metrics as of a ring
+
+Formatting a line costs the kernel some 2.6 us, and the reading process pays: raw is the default.
+docs/text-pipes.md says what text cannot tell.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from collector.archive.history import LeftOff
+from collector.archive.objects import build_object
+from collector.batch import StreamKey
+from collector.capture.budget import ByteBudget
+from collector.capture.formats import FormatBook
+from collector.capture.sizing import BatchSize, batch_size
+from collector.capture.source import CaptureSizes, LiveSource
+from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
+from collector.decode import text
+from collector.decode.plan import CommonHead
+from collector.ledger import KernelCounts, ReaderCounts
+from collector.tracefs.clocks import ClockPair
+from collector.tracefs.events import EventName
+from collector.tracefs.files import TracefsDir, read_stats_fd
+from collector.tracefs.formats import EventFormat, parse_event_format
+from collector.tracefs.layout import PageLayout
+from collector.tracefs.stats import CpuStats
+
+# The CPU under which the pipe of all CPUs is kept: none can have this number (CONFIG_NR_CPUS is at most 8192), and
+# each entry has its own.
+WHOLE_PIPE_CPU = 65535
+
+GAP_SOURCE = "line"  # `CPU:N [LOST M EVENTS]`
+SKIPPED_FOLDED = "folded"  # the return of a function that shares a line with its call
+SKIPPED_NO_TEXT = "no_text"  # what function_graph leaves out of its drawing
+UNPARSED = "unparsed"  # lines kept as they are, see decode_errors
+
+RESOLUTION_NS = 1000  # of a line's time
+
+# Of text a visit: the kernel formats some 25 MB a second, and another stream waits for the visit's end.
+VISIT_BYTES = 2 << 20
+
+# A "page" of the sizing is the least that a batch needs; few of its bytes are heads of entries.
+_LAYOUT = PageLayout(0, 8, 8, 8, text.PAGE_BYTES - 65536, 65536)
+
+# {name of the text: (system, event)} of records that no event file has
+_TRACER_EVENTS = {
+    "kernel_stack": ("ftrace", "kernel_stack"),
+    "user_stack": ("ftrace", "user_stack"),
+    "function": ("ftrace", "function"),
+}
+_MARKER = "tracing_mark_write"  # the function that a marker's line names
+
+
+class TextFormats:
+    """The formats that lines have in the archive, made up as names turn up.
+
+    Args:
+      plan: knows the names.
+      list_events: gives (system, event) of all that the kernel has now.
+    """
+
+    def __init__(self, plan: text.TextPlan, list_events: Callable[[], Sequence[EventName]]) -> None:
+        self._plan = plan
+        self._list_events = list_events
+        self._systems: dict[str, list[str]] = {}  # {event: systems that have one of this name}
+
+    def get(self, event_id: int) -> EventFormat | None:
+        """The format of one of our ids."""
+        found = self._plan.name_of(event_id)
+        if found is None:
+            return None
+        kind, has, name = found
+        system, event = self._event_of(kind, name)
+        return parse_event_format(build_text_format(event_id, event, has), system)
+
+    def _event_of(self, kind: int, name: str) -> EventName:
+        if kind == text.KIND_FIXED:
+            return _TRACER_EVENTS.get(name, ("text", name))
+        if kind == text.KIND_SYSCALL_ENTER:
+            return "syscalls", f"sys_enter_{name.removeprefix('sys_')}"
+        if kind == text.KIND_SYSCALL_EXIT:
+            return "syscalls", f"sys_exit_{name.removeprefix('sys_')}"
+        if name == _MARKER:
+            return "ftrace", "print"
+        if name not in self._systems:  # of a module or a probe that came meanwhile, or printed by trace_printk
+            self._systems = {}
+            for system, event in self._list_events():
+                self._systems.setdefault(event, []).append(system)
+        systems = self._systems.get(name, [])
+        return (systems[0], name) if len(systems) == 1 else ("text", name)
+
+
+def build_text_format(event_id: int, name: str, has: int) -> str:
+    """The format file that the kernel would have for the records of decode/text.pyx.
+
+    Args:
+      has: HAS_ bits of decode/text.pyx.
+    """
+    fields = ["unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;",
+              "unsigned char common_flags;\toffset:2;\tsize:1;\tsigned:0;",
+              "unsigned char common_preempt_count;\toffset:3;\tsize:1;\tsigned:0;",
+              "int common_pid;\toffset:4;\tsize:4;\tsigned:1;"]  # fmt: skip
+    own = []
+    at = 8
+    for bit, declaration, size, signed in (
+        (text.HAS_COMM, "char comm[16]", 16, 0),
+        (text.HAS_CPU, "unsigned int cpu", 4, 0),
+        (text.HAS_TGID, "int tgid", 4, 1),
+    ):
+        if has & bit:
+            own.append(f"{declaration};\toffset:{at};\tsize:{size};\tsigned:{signed};")
+            at += size
+    own.append(f"char message[];\toffset:{at};\tsize:0;\tsigned:0;")
+    head, body = ("".join(f"\tfield:{field}\n" for field in part) for part in (fields, own))
+    return f'name: {name}\nID: {event_id}\nformat:\n{head}\n{body}\nprint fmt: "%s", REC->message\n'
+
+
+def sum_stats(stats: Sequence[CpuStats]) -> CpuStats:
+    """The counters of several CPUs as those of one ring."""
+    oldest = [s.oldest_event_ts for s in stats if s.entries and s.oldest_event_ts is not None]
+    now = [s.now_ts for s in stats if s.now_ts is not None]
+    return CpuStats(
+        entries=sum(s.entries for s in stats),
+        overrun=sum(s.overrun for s in stats),
+        commit_overrun=sum(s.commit_overrun for s in stats),
+        bytes=sum(s.bytes for s in stats),
+        oldest_event_ts=min(oldest, default=None),
+        now_ts=max(now, default=None),
+        dropped_events=sum(s.dropped_events for s in stats),
+        read_events=sum(s.read_events for s in stats),
+        ts_is_ns=all(s.ts_is_ns for s in stats),
+    )
+
+
+class PipeStream(Stream):
+    """The reader of one text pipe.
+
+    The kernel consumes an entry by formatting it. So `read events` = entries with a line + those that share one
+    (function_graph's leaf calls), exactly: an entry of several lines is one, `[LINE TOO BIG]` is one, and a LOST line
+    is none.
+
+    Args:
+      as for Stream; fd: a text pipe, non-blocking.
+      is_graph: of the tracer function_graph, which leaves entries and losses out of its drawing.
+    """
+
+    gap_source = GAP_SOURCE
+
+    def __init__(
+        self,
+        key: StreamKey,
+        fd: int,
+        batch: text.TextBatch,
+        book: FormatBook,
+        read_stats: Callable[[], CpuStats] | None,
+        base: KernelCounts,
+        budget: ByteBudget,
+        block_age_s: float,
+        is_graph: bool = False,
+    ) -> None:
+        super().__init__(key, fd, batch, book, read_stats, base, budget, _keep_nothing, block_age_s)
+        self._text = batch
+        self._is_graph = is_graph
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """{reason: entries} that have no line of their own."""
+        return {SKIPPED_FOLDED: self._text.total_folded} if self._text.total_folded else {}
+
+    @property
+    def malformed_pages(self) -> int:
+        """None: a line that could not be parsed is an entry all the same."""
+        return 0
+
+    def visit(self, worker: Worker, ask: Ask, max_bytes: int) -> Visit:
+        """Read, parse and encode what there is, up to max_bytes of text."""
+        visit = super().visit(worker, ask, min(max_bytes, VISIT_BYTES))
+        if self._text.total_unparsed:
+            self.decode_errors[UNPARSED] = self._text.total_unparsed
+        return visit
+
+    def _sample(self, visit: Visit, settled: bool) -> Sample | None:
+        if self._text.held_bytes:  # read from the kernel, but in no entry yet
+            return None
+        if self._is_graph:
+            self._untold = "between a call and its return, where function_graph prints no loss"
+        return super()._sample(visit, settled)
+
+    def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
+        missing = kernel.read - reader.decoded - sum((reader.skipped or {}).values())
+        if not self._is_graph or missing <= 0:
+            return reader
+        return replace(reader, skipped={**(reader.skipped or {}), SKIPPED_NO_TEXT: missing})
+
+
+class PipeSource(LiveSource):
+    """The text pipes of an instance of the running kernel, set up already.
+
+    Args:
+      as for LiveSource; cpus: whose pipes are read.
+      whole: read the one pipe of all CPUs instead, merged in the order of time; it excludes the others.
+    """
+
+    def __init__(
+        self,
+        tree: TracefsDir,
+        name: str,
+        cpus: tuple[int, ...],
+        run: bytes,
+        clock_pair: Callable[[], ClockPair | None],
+        left_off: Mapping[int, LeftOff],
+        *,
+        whole: bool = False,
+    ) -> None:
+        super().__init__(tree, name, cpus, run, (), clock_pair, {} if whole else left_off)
+        self._traced_cpus = tree.possible_cpus() if whole else cpus
+        options = (tree.try_read_text("trace_options") or "").split()
+        tracer = (tree.try_read_text("current_tracer") or "").strip()
+        self._is_graph = tracer == "function_graph" or "display-graph" in options
+        self._text_plan = text.TextPlan(_LAYOUT, CommonHead())
+        self._text_plan.set_form(
+            whole=whole,
+            latency="latency-format" in options,
+            verbose="verbose" in options,
+            graph=self._is_graph,
+            graph_cpu="nofuncgraph-cpu" not in options,
+            graph_abstime="funcgraph-abstime" in options,
+            graph_proc="funcgraph-proc" in options,
+            graph_duration="nofuncgraph-duration" not in options,
+        )
+        self.plan = self._text_plan
+        self.book = FormatBook(self.plan, TextFormats(self._text_plan, tree.list_events).get, _format_object)
+        self._whole = whole
+        if whole:
+            self.cpus = (WHOLE_PIPE_CPU,)
+            now = KernelCounts.of(sum_stats([tree.read_stats(cpu) for cpu in self._traced_cpus]))
+            then = left_off.get(WHOLE_PIPE_CPU)
+            self.left_off = left_off
+            self.base = {WHOLE_PIPE_CPU: now if then is None else then.loss_base(now)}
+            self.crash_lost = {WHOLE_PIPE_CPU: None if then is None else then.unarchived(now)}
+            self._ring_bytes = {WHOLE_PIPE_CPU: sum(self._ring_bytes.values())}
+
+    def open_streams(
+        self,
+        budget: ByteBudget,
+        sizes: CaptureSizes,
+        keep_page: Callable[[StreamKey, str, bytes], None],
+        *,
+        streams_in_all: int,
+    ) -> BatchSize:
+        """Open the pipes and take the memory for their batches; gives its size.
+
+        Raises:
+          ConfigError: the budget is too small.
+          TracefsError: a pipe cannot be opened: another reader has it.
+        """
+        size = batch_size(
+            streams=streams_in_all,
+            workers=sizes.workers,
+            subbuf_bytes=self.plan.subbuf_size,
+            entries_per_page=self.plan.entries_per_page,
+            block_bytes=sizes.block_bytes,
+            budget_bytes=budget.limit_bytes,
+        )
+        for cpu in self.cpus:
+            lease = budget.try_take(size.size_bytes)
+            assert lease is not None, "batch_size() has checked that it fits"
+            self._leases.append(lease)
+            fd = self.tree.open_pipe(None if self._whole else cpu)
+            self._fds.append(fd)
+            batch = text.TextBatch(self._text_plan, size.pages_bytes, size.capacity)
+            self.streams.append(
+                PipeStream(
+                    StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
+                    self.base.get(cpu, KernelCounts()), budget, sizes.block_age_s, self._is_graph,
+                )
+            )  # fmt: skip
+        return size
+
+    def header(self) -> dict[str, Any]:
+        """What a segment's header says of the instance; times of ns clocks are rounded to `resolution_ns`."""
+        header = {**super().header(), "read": "text"}
+        if self.clock.unit == "ns":
+            header["resolution_ns"] = RESOLUTION_NS
+        return header
+
+    def _pipe_stats(self, cpu: int) -> Callable[[], CpuStats]:
+        fds = [self.tree.open_stats(each) for each in (self._traced_cpus if self._whole else (cpu,))]
+        self._fds.extend(fds)
+        return partial(_read_stats, fds)
+
+
+def _read_stats(fds: Sequence[int]) -> CpuStats:
+    return read_stats_fd(fds[0]) if len(fds) == 1 else sum_stats([read_stats_fd(fd) for fd in fds])
+
+
+def _format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:
+    return build_object("format", dict(value))
+
+
+def _keep_nothing(key: StreamKey, reason: str, page: bytes) -> None:
+    """Evidence of malformed sub-buffers: text has none."""
