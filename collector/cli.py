@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 from collector import __version__
 from collector.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, CollectorError, ConfigError, UsageError
@@ -92,6 +92,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", parents=[config], help="check the configuration, and the kernel against it")
     check.set_defaults(function=_check)
+
+    doctor = commands.add_parser("doctor", parents=[config], help="say what this kernel can do, and what is in the way")
+    doctor.add_argument("--json", action="store_true", help="one JSON object instead of a report")
+    doctor.set_defaults(function=_doctor)
+
+    listing = commands.add_parser("list", help="list what this kernel has, and who uses it")
+    listing.add_argument("what", choices=["tracers", "events", "functions", "options", "clocks", "instances"],
+                         help="functions: those that filters can name")  # fmt: skip
+    listing.add_argument("glob", nargs="?", default="*", metavar="GLOB",
+                         help="only those whose name matches; SYSTEM:EVENT for events")  # fmt: skip
+    listing.add_argument("--instance", metavar="NAME", help="of that tracing instance; default: the top level")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.set_defaults(function=_list)
 
     info = commands.add_parser("info", help="say what an archive holds")
     _add_paths(info)
@@ -188,6 +201,35 @@ def _check(args: argparse.Namespace) -> int:
     if problems:
         raise ConfigError("this kernel cannot do what is configured\n" + "\n".join(f"  {p}" for p in problems))
     print(f"configuration ok; {found} events, clock {config.trace.clock}, archive {config.archive.folder}")
+    return EXIT_OK
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    config = _load(args)
+    from collector.examine import examine
+    from collector.tracefs.doctor import format_report
+
+    report = examine(config)
+    if args.json:
+        import json
+
+        print(json.dumps(report.summary(), indent=2))
+    else:
+        print(format_report(report), end="")
+    return EXIT_OK if report.can_run else EXIT_FAILURE
+
+
+def _list(args: argparse.Namespace) -> int:
+    from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.listing import LISTERS
+    from collector.view.tables import columns_of, write_rows
+
+    rows = LISTERS[args.what](TracefsDir(find_tracefs()), args.glob, args.instance)
+    style: Literal["table", "lines", "json"] = "table" if sys.stdout.isatty() else "lines"
+    count = write_rows(columns_of(args.what), rows, sys.stdout, "json" if args.json else style)
+    if not count and args.glob != "*":
+        print(f"{PROGRAM}: none of the {args.what} matches {args.glob!r}", file=sys.stderr)
+        return EXIT_FAILURE
     return EXIT_OK
 
 
@@ -296,7 +338,12 @@ def _leaves(group: BaseExceptionGroup[CollectorError]) -> list[CollectorError]:
 
 
 def _report(errors: Sequence[CollectorError]) -> int:
-    """Say each once; the first decides the exit code."""
-    for message in dict.fromkeys(str(e) for e in errors):
+    """Say each once, with what `doctor` knows about it; the first decides the exit code."""
+    from collector.tracefs.doctor import explain
+
+    for message, error in {str(e): e for e in errors}.items():
         print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+        explanation = explain(error)
+        if explanation and explanation not in message:
+            print(f"{PROGRAM}: {explanation}", file=sys.stderr)
     return errors[0].exit_code

@@ -17,6 +17,8 @@ PURE = {
     "collector.archive.bodies", "collector.archive.columns", "collector.archive.fields", "collector.archive.frame",
     "collector.archive.objects", "collector.archive.tally", "collector.archive.totals", "collector.batch",
     "collector.decode.plan", "collector.errors", "collector.ledger", "collector.snapshot", "collector.status",
+    "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
+    "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
 }  # fmt: skip

@@ -1,0 +1,135 @@
+"""What `doctor` does: looks at the kernel, at the disk and at the network for one configuration, and judges."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from collector.archive.lock import LOCK_NAME, is_locked
+from collector.config import Config, TraceConfig, split_listen
+from collector.tracefs.doctor import Report, judge
+from collector.tracefs.facts import OK, Facts, NeighbourFacts, PlaceFacts, Wanted
+from collector.tracefs.files import TracefsDir
+from collector.tracefs.neighbours import read_neighbours
+from collector.tracefs.survey import SYSTEM, Roots, parse_mount, read_host, read_mount, read_tree
+
+
+def examine(config: Config) -> Report:
+    """Everything about this machine that the configuration needs.
+
+    Raises:
+      TracefsError: a file of tracefs can't be read although tracefs can, or the probing instance stays behind.
+    """
+    mount = read_mount()
+    tree, neighbours = None, NeighbourFacts()
+    if mount.path is not None and mount.access == OK:
+        tracefs = TracefsDir(Path(mount.path))
+        neighbours = read_neighbours(tracefs)
+        with _exit_on_terminate():
+            tree = read_tree(tracefs)
+    facts = Facts(read_host(), mount, tree, neighbours, read_place(config))
+    return judge(facts, wants_of(config))
+
+
+def wants_of(config: Config) -> tuple[Wanted, ...]:
+    """What each instance of the configuration needs of the kernel."""
+    return (_wanted(config.trace),)
+
+
+def read_place(config: Config, roots: Roots = SYSTEM) -> PlaceFacts:
+    """The archive's folder and the address of the metrics; nothing is made."""
+    folder = Path(config.archive.folder).absolute()
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
+    size_bytes = free_bytes = 0
+    access = _folder_access(folder, nearest)
+    try:
+        status = os.statvfs(nearest)
+        size_bytes, free_bytes = status.f_frsize * status.f_blocks, status.f_frsize * status.f_bavail
+        if status.f_flag & os.ST_RDONLY:
+            access = "EROFS"
+    except OSError as error:
+        access = errno.errorcode.get(error.errno or 0, str(error))
+    return PlaceFacts(
+        folder=str(folder),
+        folder_access=access,
+        filesystem=_filesystem(nearest, roots),
+        free_bytes=free_bytes,
+        size_bytes=size_bytes,
+        min_free_bytes=config.archive.min_free_of(size_bytes),
+        locked_by=_archive_writer(folder),
+        listen=config.http.listen,
+        listen_access=_try_listen(config.http.listen) if config.http.listen else OK,
+    )
+
+
+def _wanted(trace: TraceConfig) -> Wanted:
+    return Wanted(
+        instance=trace.instance,
+        events=trace.events,
+        clock=trace.clock,
+        buffer_kb=trace.buffer_size_kb,
+        subbuf_kb=trace.subbuf_size_kb,
+        cpus=trace.cpus,
+        exclude_self=trace.exclude_self,
+    )
+
+
+def _folder_access(folder: Path, nearest: Path) -> str:
+    if not nearest.is_dir():
+        return "ENOTDIR"
+    return OK if os.access(nearest, os.W_OK | os.X_OK) else "EACCES"
+
+
+def _filesystem(path: Path, roots: Roots) -> str:
+    try:
+        mounts = (roots.proc / "self/mounts").read_text(errors="surrogateescape")
+    except OSError:
+        return "?"
+    mount = parse_mount(mounts, str(path.resolve()))
+    return "?" if mount is None else mount.filesystem
+
+
+def _archive_writer(folder: Path) -> int | None:
+    """The process that writes the archive, 0 for one that doesn't say; None: nobody does."""
+    if not is_locked(folder):
+        return None
+    try:
+        words = (folder / LOCK_NAME).read_text(errors="replace").split()
+    except OSError:
+        words = []
+    return int(words[0]) if words and words[0].isdecimal() else 0
+
+
+def _try_listen(listen: str) -> str:
+    """Bind the address for a moment."""
+    host, port = split_listen(listen)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        return error.strerror or "unknown name"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+    return OK
+
+
+@contextmanager
+def _exit_on_terminate() -> Iterator[None]:
+    """SIGTERM ends this process in order while an instance of its own exists."""
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
