@@ -93,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[config], help="check the configuration, and the kernel against it")
     check.set_defaults(function=_check)
 
+    plan = commands.add_parser("plan", parents=[config], help="print what `run` would write to tracefs, in order")
+    plan.add_argument("--json", action="store_true", help="one JSON object a line")
+    plan.set_defaults(function=_plan)
+
     doctor = commands.add_parser("doctor", parents=[config], help="say what this kernel can do, and what is in the way")
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of a report")
     doctor.set_defaults(function=_doctor)
@@ -230,6 +234,24 @@ def _list(args: argparse.Namespace) -> int:
     if not count and args.glob != "*":
         print(f"{PROGRAM}: none of the {args.what} matches {args.glob!r}", file=sys.stderr)
         return EXIT_FAILURE
+    return EXIT_OK
+
+
+def _plan(args: argparse.Namespace) -> int:
+    config = _load(args)
+    import json
+
+    from collector.desired import describe, preview
+    from collector.tracefs.files import TracefsDir, find_tracefs
+
+    tracefs = TracefsDir(find_tracefs())
+    for trace in config.instances():
+        for write in preview(trace, tracefs):
+            if args.json:
+                print(json.dumps({"instance": trace.instance, **describe(write)}))
+            else:
+                place = trace.instance if write.scope == "instance" else "top level"
+                print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
     return EXIT_OK
 
 

@@ -13,14 +13,32 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from collector.errors import EXIT_USAGE, ConfigError, UsageError
+from collector.config_text import (
+    InvalidConfigError,
+    Layer,
+    Override,
+    Problem,
+    find_lines,
+    inherit_keys,
+    overlay,
+    split_listen,
+    syntax_problem,
+)
+from collector.errors import ConfigError, UsageError
 from collector.tracefs.cpus import parse_cpu_list
+from collector.tracefs.dynamic import parse_probes
+from collector.tracefs.functions import check_pattern
+
+__all__ = [
+    "ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "InvalidConfigError", "Layer", "LogConfig", "Override",
+    "Problem", "TraceConfig", "config_keys", "find_lines", "load_config", "parse_config", "parse_layers",
+    "split_listen",
+]  # fmt: skip
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -43,11 +61,25 @@ def _to_cpus(value: object) -> object:
         raise ValueError(CPUS_EXPECTED) from e
 
 
+def _to_cpu_keys(value: object) -> object:
+    """TOML's keys are texts."""
+    if not isinstance(value, dict):
+        return value
+    if not all(isinstance(key, int) or key.isdecimal() for key in value):
+        raise ValueError('CPUs and KiB, such as {"0" = 4096}')
+    return {int(key): size for key, size in value.items()}
+
+
 AtLeastOne = Annotated[int, Field(ge=1)]
 Auto = BeforeValidator(_none_if_auto)
 # TOML gives lists; frozen models hold tuples. Only the container is converted, never an item.
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(_to_cpus)]
+Ids = Annotated[tuple[Annotated[int, Field(strict=True, ge=1)], ...], Field(strict=False)]
+Sizes = Annotated[dict[int, AtLeastOne], BeforeValidator(_to_cpu_keys)]
+Lines = Annotated[tuple[str, ...], Field(strict=False)]
+
+EVENT = r"[^\s:/*?\[\]]+:[^\s:/*?\[\]]+"  # one event: no patterns
 
 
 class _Section(BaseModel):
@@ -69,6 +101,30 @@ class TraceConfig(_Section):
     keep_instance: bool = False  # leave the instance behind at exit
     on_leftover: Literal["adopt", "remove"] = "adopt"  # an instance of ours left by a crash
     exclude_self: bool = True  # the collector's own threads are not traced
+    on_interference: Literal["record", "repair"] = "record"  # somebody else changes the instance
+    read: Literal["raw", "text"] = "raw"  # the rings, or what the kernel prints of them
+    buffer_size_kb_per_cpu: Sizes = {}  # {cpu: KiB} of those that differ from buffer_size_kb
+    tracer: str = "nop"  # of the instance's available_tracers
+    options: dict[str, bool] = {}  # {file of options/: on}; all others stay
+    functions: Names = ()  # names, shell patterns, :mod:MODULE; none: all
+    notrace_functions: Names = ()
+    graph_functions: Names = ()  # function_graph begins at these
+    graph_notrace_functions: Names = ()
+    max_graph_depth: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = None
+    function_pids: Ids = ()  # threads that the function tracers follow; none: all
+    notrace_function_pids: Ids = ()
+    event_pids: Ids = ()  # threads whose events are recorded; none: all
+    notrace_pids: Ids = ()  # threads whose events are not
+    event_fork: Annotated[bool | None, Auto] = None  # both lists follow children; None: where exclude_self needs it
+    filters: dict[str, str] = {}  # {SYSTEM:EVENT: expression}
+    triggers: dict[str, Lines] = {}  # {SYSTEM:EVENT: triggers}, written in this order
+    probes: Lines = ()  # dynamic events, see docs/tracefs.md
+    tracing_thresh_us: Annotated[Annotated[int, Field(ge=0)] | None, Auto] = None
+    saved_cmdlines_size: Annotated[AtLeastOne | None, Auto] = None
+    stack_tracer: Annotated[bool | None, Auto] = None
+    ftrace_enabled: Annotated[bool | None, Auto] = None
+    allow_top_level: bool = False  # may change what all users of tracing share; restored at exit
+    consent_mmiotrace: bool = False  # mmiotrace takes all CPUs but one offline
 
     @field_validator("instance")
     @classmethod
@@ -80,18 +136,57 @@ class TraceConfig(_Section):
     @field_validator("events")
     @classmethod
     def _events_are_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError('at least one event, such as "sched:*"')
         for event in value:
             if not re.fullmatch(r"[^\s:/]+(:[^\s:/]+)?", event):
                 raise ValueError(f'SYSTEM:EVENT such as "sched:sched_switch" or "sched:*", not {event!r}')
         return value
 
-    @field_validator("clock")
+    @field_validator("filters", "triggers")
+    @classmethod
+    def _keys_are_events(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for event in value:
+            if not re.fullmatch(EVENT, event):
+                raise ValueError(f'events such as "sched:sched_switch" or "probes:NAME" as keys, not {event!r}')
+        return value
+
+    @field_validator("functions", "notrace_functions", "graph_functions", "graph_notrace_functions")
+    @classmethod
+    def _functions_are_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                check_pattern(pattern, "")
+            except UsageError as e:
+                raise ValueError(f"{e.expected}, not {pattern!r}") from e
+        return value
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_are_definitions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_probes(value, "")
+        except UsageError as e:
+            raise ValueError(f"{e.expected}, not {e.got}") from e
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _options_are_files(cls, value: dict[str, bool]) -> dict[str, bool]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"names of files in options/ as keys, not {name!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_is_recorded(self) -> "TraceConfig":
+        if not self.events and self.tracer == "nop" and not self.probes:
+            raise ValueError('at least one event, such as "sched:*", a tracer, or a probe')
+        return self
+
+    @field_validator("clock", "tracer")
     @classmethod
     def _clock_is_a_word(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-            raise ValueError('the name of a trace clock, such as "mono"')
+            raise ValueError("a name as the kernel's files list them")
         return value
 
     @field_validator("cpus")
@@ -186,76 +281,30 @@ class LogConfig(_Section):
 class Config(_Section):
     """The whole configuration."""
 
-    trace: TraceConfig = TraceConfig()
+    trace: TraceConfig = TraceConfig()  # the first instance, where there are [[instances]]
+    instance_tables: Annotated[tuple[TraceConfig, ...], Field(strict=False, alias="instances")] = ()
     capture: CaptureConfig = CaptureConfig()
     archive: ArchiveConfig = ArchiveConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # drain and seal within this, else exit 75
 
+    @field_validator("instance_tables")
+    @classmethod
+    def _names_differ(cls, value: tuple[TraceConfig, ...]) -> tuple[TraceConfig, ...]:
+        names = [trace.instance for trace in value]
+        if len(set(names)) < len(names):
+            raise ValueError("a name of its own for each instance")
+        return value
+
+    def instances(self) -> tuple[TraceConfig, ...]:
+        """The instances to collect from: one or more."""
+        return self.instance_tables or (self.trace,)
+
     def hash(self) -> str:
         """16 hex digits that name these settings; stored in each segment's header."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One TOML text."""
-
-    where: str  # the file's name, for messages
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """One value from the command line."""
-
-    key: tuple[str, ...]  # ("trace", "events")
-    value: object
-    option: str  # "--event", for messages
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with the configuration."""
-
-    where: str  # file, or option
-    line: int | None  # counted from 1; None: not from a file
-    key: str  # "trace.buffer_percent"; "" for a text that is not TOML
-    expected: str
-    got: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        place = self.where if self.line is None else f"{self.where}:{self.line}"
-        text = ": ".join(part for part in (place, self.key, f"expected {self.expected}, got {self.got}") if part)
-        return f"{text}; {self.hint}" if self.hint else text
-
-
-class InvalidConfigError(ConfigError):
-    """Everything that is wrong with the configuration, at once."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        if all(p.where.startswith("-") for p in self.problems):
-            self.exit_code = EXIT_USAGE  # only options are wrong, no file is
-        number = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
-        super().__init__(f"{number} in the configuration\n" + "\n".join(f"  {p}" for p in self.problems))
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """Split HOST:PORT or [IPV6]:PORT; port 0 lets the system choose.
-
-    Raises:
-      ValueError: not such an address.
-    """
-    host, colon, port = listen.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    number_ok = port.isascii() and port.isdigit() and int(port) <= 65535
-    if not colon or not bare or not number_ok or (":" in bare and bare == host):
-        raise ValueError('HOST:PORT such as "127.0.0.1:9464" or "[::1]:9464", or "" for none')
-    return bare, int(port)
 
 
 def load_config(paths: Sequence[Path], overrides: Sequence[Override] = ()) -> Config:
@@ -302,71 +351,41 @@ def parse_layers(layers: Sequence[Layer], overrides: Sequence[Override] = ()) ->
         try:
             table = tomllib.loads(layer.text)
         except tomllib.TOMLDecodeError as e:
-            problems.append(_syntax_problem(layer, e))
+            problems.append(syntax_problem(layer, e))
             continue
-        _overlay(merged, table)
+        overlay(merged, table)
+        if "instances" in table:  # all of them are replaced
+            places = {key: place for key, place in places.items() if key[0] != "instances"}
         places.update({key: (layer.where, line) for key, line in find_lines(layer.text).items()})
     for override in overrides:
         nested: object = override.value
         for name in reversed(override.key):
             nested = {name: nested}
         assert isinstance(nested, dict)
-        _overlay(merged, nested)
+        overlay(merged, nested)
         places[override.key] = (override.option, None)
+    inherit_keys(merged, overrides)
     try:
         config = Config.model_validate(merged)
     except ValidationError as e:
         files = layers[-1].where if layers else "command line"
-        problems += [_problem(error, places, files) for error in e.errors(include_url=False)]
+        # An instance has all of [trace] in it, and says what is wrong there too.
+        in_instances = merged.get("instances")
+        errors = [x for x in e.errors(include_url=False) if not (in_instances and x["loc"][:1] == ("trace",))]
+        problems += dict.fromkeys(_problem(error, places, files) for error in errors)
     if problems:
         raise InvalidConfigError(problems)
     return config
 
 
-def find_lines(text: str) -> dict[tuple[str, ...], int]:
-    """{key path: line, from 1} of the tables and keys of a TOML text, for messages only.
-
-    Looks at how lines begin, not at TOML's whole grammar: a key inside an inline table has its
-    table's line, and `key =` inside a multi-line string may be taken for a key.
-    """
-    lines: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.split("\n"), 1):
-        if header := re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line):
-            table = _split_key(header[1])
-            lines.setdefault(table, number)
-        elif key := re.match(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^\s=.]+)*)\s*=""", line):
-            lines.setdefault(table + _split_key(key[1]), number)
-    return lines
-
-
-def _split_key(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in text.split("."))
-
-
-def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
-    for name, value in top.items():
-        if isinstance(value, dict):
-            if not isinstance(base.get(name), dict):
-                base[name] = {}
-            _overlay(base[name], value)
-        else:
-            base[name] = value
-
-
-def _syntax_problem(layer: Layer, error: tomllib.TOMLDecodeError) -> Problem:
-    message = str(error)
-    at = re.search(r"\(at line (\d+), column \d+\)|\(at end of document\)", message)
-    line = int(at[1]) if at and at[1] else layer.text.count("\n") + 1
-    got = re.sub(r"\s*\(at .*\)$", "", message)
-    return Problem(layer.where, line, "", "TOML", got[:1].lower() + got[1:])
-
-
 def _problem(error: Any, places: Mapping[tuple[str, ...], tuple[str, int | None]], default_where: str) -> Problem:
     """Word one of pydantic's errors."""
     loc: tuple[str | int, ...] = error["loc"]
-    path = tuple(part for part in loc if isinstance(part, str))
-    key = ".".join(path) + "".join(f"[{part}]" for part in loc if isinstance(part, int))
+    path = tuple(str(part) for part in loc)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    if path[:1] == ("instances",) and len(path) > 2 and path[:3] not in places and ("trace", *path[2:3]) in places:
+        path = ("trace", *path[2:])  # inherited
+        key = "trace." + ".".join(path[1:])
     where: str = default_where
     line: int | None = None
     for length in range(len(path), 0, -1):  # the key itself, or the nearest table that stands in the text
@@ -421,6 +440,8 @@ def _got(error: Any) -> str:
 
 def _near_matches(path: tuple[str, ...]) -> tuple[str, str]:
     """What keys there are at an unknown key's place, and which one was probably meant."""
+    if path[0] == "instances":
+        path = ("trace", *path[2:])
     model: type[BaseModel] = Config
     for name in path[:-1]:
         annotation = model.model_fields[name].annotation
@@ -432,13 +453,15 @@ def _near_matches(path: tuple[str, ...]) -> tuple[str, str]:
     elsewhere = {key[-1]: ".".join(key) for key in config_keys()}
     if near := difflib.get_close_matches(path[-1], elsewhere, n=1, cutoff=0.8):
         return known, f"did you mean {elsewhere[near[0]]}?"
-    return known, "keys here: " + ", ".join(model.model_fields)
+    return known, "keys here: " + ", ".join(field.alias or name for name, field in model.model_fields.items())
 
 
 def config_keys() -> list[tuple[str, ...]]:
     """The path of every setting, in the order of the models."""
     keys: list[tuple[str, ...]] = []
     for name, field in Config.model_fields.items():
+        if field.alias is not None:
+            continue  # [[instances]] has the keys of [trace]
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [(name, inner) for inner in field.annotation.model_fields]
         else:

@@ -13,24 +13,24 @@ from dataclasses import replace
 
 from collector.errors import InstanceBusyError, TracefsError, TracefsMissingError
 from collector.tracefs.clocks import ClockPair
-from collector.tracefs.cpus import parse_cpu_mask
-from collector.tracefs.events import EventName
-from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of, read_memory_total_bytes
+from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
+from collector.tracefs.dynamic import group_of, parse_dynamic_events
+from collector.tracefs.executor import Executor, NoMemoryError, quiet_tracer
+from collector.tracefs.feasible import check_desired
+from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.lock import check_name, make_and_lock
+from collector.tracefs.planner import changes_discard, plan_exclusion, plan_instance, plan_owned, plan_untrigger
+from collector.tracefs.probing import count_unread, read_functions, read_probe, read_systems, read_triggers
 from collector.tracefs.wallclock import read_clock_pair
 from collector.tracefs.wish import (
     NOTRACE_FILE,
     OPTIONAL_FILES,
-    PERCENT_FILE,
     InstanceSpec,
     Probe,
+    Undo,
     Write,
-    changes_discard,
-    check_spec,
     default_buffer_size_kb,
-    plan_exclusion,
-    plan_instance,
     subbuf_sizes_to_try_kb,
 )
 
@@ -71,10 +71,13 @@ class Instance:
         self._lock_fd = lock_fd
         self._excluded: frozenset[int] = frozenset()
         self._files = frozenset(name for name in OPTIONAL_FILES if tree.exists(name))
-        self._systems = _group(tree.list_events())
+        self._systems = read_systems(tree)
+        self._functions = read_functions(tree, spec)
+        self._executor = Executor(tree)
+        self._busy: list[TracefsError] = []  # what could not be taken back yet
         self.layout: PageLayout = tree.read_layout()  # as of now; `configure` may change it
         self.clock: str = tree.read_clock()[0]  # as of now
-        self.unread_at_open = _count_unread(tree)  # entries that an earlier run left in the rings
+        self.unread_at_open = count_unread(tree)  # entries that an earlier run left in the rings
 
     @classmethod
     def open(cls, tracefs: TracefsDir, spec: InstanceSpec) -> "Instance":
@@ -90,7 +93,7 @@ class Instance:
         lock_fd, existed = make_and_lock(tree)
         try:
             instance = cls(tree, spec, lock_fd, existed=existed)
-            check_spec(spec, instance.probe())
+            check_desired(spec, instance.probe())
         except BaseException:
             if not existed:
                 # Best effort: the error that is on its way says what matters.
@@ -122,30 +125,14 @@ class Instance:
 
     def probe(self) -> Probe:
         """How the instance is set up now."""
-        tree = self.dir
-        clock, clocks = tree.read_clock()
-        percent = tree.try_read_text(PERCENT_FILE)
-        return Probe(
-            files=self._files,
-            clock=clock,
-            clocks=clocks,
-            buffer_size_kb=_parse_size_kb(tree.read_text("buffer_size_kb")),
-            subbuf_size_kb=tree.read_layout().subbuf_size // 1024,
-            buffer_percent=int(percent) if percent is not None else None,
-            overwrite=tree.read_text("options/overwrite").strip() == "1",
-            tracing_on=tree.read_text("tracing_on").strip() == "1",
-            cpumask=parse_cpu_mask(tree.read_text("tracing_cpumask")),
-            possible_cpus=tree.possible_cpus(),
-            cpu_count=len(tree.online_cpus()),
-            memory_total_bytes=read_memory_total_bytes(),
-            enabled=_read_enabled(tree),
-            systems=self._systems,
-            unread=_count_unread(tree),
+        return read_probe(
+            self.dir, self.spec, existed=self.existed, functions=self._functions, systems=self._systems
         )
 
     def configure(self, *, start: bool = True, discard_unread: bool = False) -> None:
         """Set everything up, read it back, and start tracing unless told not to.
 
+        After a failure what would outlive the instance is taken back; the instance itself is the caller's to remove.
         Smaller sub-buffers are taken where memory has no room for the wished ones; `notes` says so.
 
         Args:
@@ -168,12 +155,13 @@ class Instance:
             self.notes.append(f"cleared the rings, {probe.unread} entries of an earlier run were in them")
             probe = self.probe()
         spec = self._without_impossible_exclusion()
+        self._executor.own(plan_owned(spec, probe))
         sizes_kb = subbuf_sizes_to_try_kb(spec, probe)
         for size_kb, smaller_kb in zip(sizes_kb, (*sizes_kb[1:], None), strict=True):
             try:
-                self._apply(plan_instance(spec, probe, size_kb), start=start)
+                self._executor.run(plan_instance(spec, probe, size_kb), start=start)
                 break
-            except _NoMemoryError as error:
+            except NoMemoryError as error:
                 if smaller_kb is None:
                     raise error.reason from error
                 self.notes.append(
@@ -194,9 +182,10 @@ class Instance:
         if self.exclusion is Exclusion.EXCLUDED:
             wanted = frozenset(pids)
             if self._excluded and wanted > self._excluded:
-                self._apply([Write(NOTRACE_FILE, " ".join(map(str, sorted(wanted - self._excluded))))])
+                self._executor.run([Write(NOTRACE_FILE, " ".join(map(str, sorted(wanted - self._excluded))))])
             elif wanted != self._excluded or not wanted:
-                self._apply(plan_exclusion(wanted, self._files))
+                fork = self.spec.event_fork is None
+                self._executor.run(plan_exclusion(wanted.union(self.spec.hidden_pids), self._files, fork=fork))
             self._excluded = wanted
         return self.exclusion
 
@@ -217,8 +206,17 @@ class Instance:
         return read_clock_pair(self.clock, lambda: self.dir.read_stats(cpu).now_ts)
 
     def try_remove(self) -> bool:
-        """Take the instance away now; False while somebody has one of its files open."""
+        """Take the instance away now, and what it would leave behind; False while somebody has one of its files open.
+
+        Raises:
+          TracefsError: something can't be taken back or removed; all else was.
+        """
         self._quiet()
+        problems = self._executor.undo()
+        problems += self._sweep()
+        self._busy = [problem for problem in problems if errno_of(problem) == errno.EBUSY]
+        if self._busy:
+            return False
         try:
             os.rmdir(self.dir.path)
         except FileNotFoundError:
@@ -230,6 +228,8 @@ class Instance:
                 "the instance can't be removed", where=str(self.dir.path), got=str(error), hint=ROOT_HINT
             ) from error
         self.close()
+        if problems:
+            raise problems[0]
         return True
 
     def remove(self, timeout_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -241,14 +241,17 @@ class Instance:
         deadline_s = time.monotonic() + timeout_s
         while not self.try_remove():
             if time.monotonic() >= deadline_s:
+                what = "".join(f" ({problem})" for problem in self._busy)
                 raise InstanceBusyError(
                     "the instance can't be removed", where=str(self.dir.path), expected="no open file in it",
-                    got=f"EBUSY for {timeout_s:g} s", hint=f"`fuser -v {self.dir.path}/*` may find the process",
+                    got=f"EBUSY for {timeout_s:g} s{what}", hint=f"`fuser -v {self.dir.path}/*` may find the process",
                 )  # fmt: skip
             sleep(_REMOVE_STEP_S)
 
     def undo(self, timeout_s: float, *, keep: bool | None = None) -> None:
         """Leave the kernel as it was found: events off, and the instance removed, or kept with what is in its rings.
+
+        A kept instance keeps its tracer and its probes: taking them away clears its rings and their counters.
 
         Args:
           timeout_s, raises: as for `remove`.
@@ -258,7 +261,10 @@ class Instance:
             self.remove(timeout_s)
             return
         self._quiet()
+        problems = self._executor.undo(only_shared=True)
         self.close()
+        if problems:
+            raise problems[0]
 
     def close(self) -> None:
         """Give the lock up; the instance stays."""
@@ -276,6 +282,24 @@ class Instance:
         except TracefsMissingError:
             return  # somebody else has removed it
 
+    def _sweep(self) -> list[TracefsError]:
+        """What an earlier run, or a plan that failed, may have left: triggers, the tracer, probes of our group."""
+        problems: list[TracefsError] = []
+        executor = Executor(self.dir)
+        try:
+            if self.existed:
+                executor.own(plan_untrigger(read_triggers(self.dir)))
+            listed = parse_dynamic_events(self.dir.top.try_read_text(DYNAMIC_FILE) or "")
+            group = group_of(self.spec.name)
+            executor.own(Undo(DYNAMIC_FILE, e.removal, "append", "top") for e in listed if e.group == group)
+            problems += executor.undo()
+            quiet_tracer(self.dir)
+        except TracefsMissingError:
+            pass
+        except TracefsError as error:
+            problems.append(error)
+        return problems
+
     def _without_impossible_exclusion(self) -> InstanceSpec:
         if not self.spec.notrace_pids:
             return self.spec
@@ -290,46 +314,6 @@ class Instance:
             return Exclusion.UNSUPPORTED
         return Exclusion.EXCLUDED if in_initial_pid_namespace() else Exclusion.OTHER_NAMESPACE
 
-    def _apply(self, writes: Iterable[Write], *, start: bool = True) -> None:
-        for write in writes:
-            if write.file == "tracing_on" and write.value == "1" and not start:
-                continue
-            try:
-                _WRITERS[write.mode](self.dir, write)
-            except TracefsError as error:
-                if write.sizes_memory and errno_of(error) == errno.ENOMEM:
-                    raise _NoMemoryError(error) from error
-                raise
-            self._verify(write)
-
-    def _verify(self, write: Write) -> None:
-        if write.verify == "none":
-            return
-        text = self.dir.read_text(write.file).strip()
-        if write.file == "trace_clock":
-            text = self.dir.read_clock()[0]
-        if write.verify == "at_least":
-            size_kb = _parse_size_kb(text)  # None: CPUs differ, then each has what there was room for
-            good = size_kb is not None and size_kb >= int(write.value)
-        elif write.verify == "cpus":
-            possible = set(self.dir.possible_cpus())
-            good = set(parse_cpu_mask(text)) & possible == set(parse_cpu_mask(write.value)) & possible
-        else:
-            good = text == write.value
-        if not good:
-            raise TracefsError(
-                "the kernel took the value but has another", where=str(self.dir.path / write.file),
-                expected=write.value, got=text, hint="another process may be changing this instance",
-            )  # fmt: skip
-
-
-class _NoMemoryError(Exception):
-    """A size was refused with ENOMEM: a smaller one may do."""
-
-    def __init__(self, reason: TracefsError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
 
 def in_initial_pid_namespace() -> bool:
     """Whether thread ids of this process are those that the kernel's pid filters compare."""
@@ -337,34 +321,3 @@ def in_initial_pid_namespace() -> bool:
         return os.stat(_PID_NAMESPACE_LINK).st_ino == _INITIAL_PID_NAMESPACE
     except OSError:
         return False
-
-
-def _group(events: Iterable[EventName]) -> dict[str, frozenset[str]]:
-    """{system: its events}"""
-    systems: dict[str, set[str]] = {}
-    for system, name in events:
-        systems.setdefault(system, set()).add(name)
-    return {system: frozenset(names) for system, names in systems.items()}
-
-
-def _count_unread(tree: TracefsDir) -> int:
-    return sum(tree.read_stats(cpu).entries for cpu in tree.possible_cpus())
-
-
-def _read_enabled(tree: TracefsDir) -> frozenset[EventName]:
-    pairs = (line.strip().split(":", 1) for line in tree.read_text("set_event").splitlines() if ":" in line)
-    return frozenset((system, name) for system, name in pairs)
-
-
-def _parse_size_kb(text: str) -> int | None:
-    """The first number of buffer_size_kb ("7 (expanded: 1408)" on a ring not yet used); None for "X": CPUs differ."""
-    word = text.split()[0] if text.split() else ""
-    return int(word) if word.isdecimal() else None
-
-
-_WRITERS: dict[str, Callable[[TracefsDir, Write], None]] = {
-    "write": lambda tree, write: tree.write(write.file, write.value),
-    "append": lambda tree, write: tree.append(write.file, write.value),
-    "clear": lambda tree, write: tree.clear(write.file),
-    "replace": lambda tree, write: tree.replace(write.file, write.value),
-}

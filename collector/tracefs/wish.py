@@ -1,25 +1,15 @@
-"""What an instance should be, and the writes that make it so, in the one right order. Pure.
+"""What an instance should be, what it is, and the writes between the two: the words that the others use. Pure.
 
-The order, and what goes wrong otherwise:
-  tracing off           nothing is written into a ring that is about to be thrown away
-  sub-buffer size       changing it discards what is in the ring without counting it
-  ring size             counted in sub-buffers, so it follows their size
-  watermark, overwrite
-  clock                 writing it clears the ring and its counters, also when it is the same one
-  CPU mask, own threads before the first event, so that none of the excluded gets in
-  events
-  tracing on
-
-What is already as wished is not written again: an instance that was left behind by a crash keeps
-its entries and its counters, by which the loss is settled.
+The writes are made in planner.py and done in executor.py.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from collector.errors import UsageError
-from collector.tracefs.cpus import format_cpu_list, format_cpu_mask
+from collector.tracefs.cpus import format_cpu_list
+from collector.tracefs.dynamic import ListedEvent, ProbeEvent
 from collector.tracefs.events import EventName
 
 SUBBUF_SIZES_KB = (64, 32, 16, 4)  # tried in this order: 64 KiB are order-4 pages, which can run out
@@ -32,8 +22,16 @@ _MEMORY_SHARE = 100  # all rings together take at most 1/100 of memory
 _MIN_BUFFER_KB = 64
 _MIN_SUBBUFS = 8  # a ring of fewer is read too seldom or too often, whatever the watermark
 
-Verify = Literal["equal", "at_least", "cpus", "none"]
+NO_TRACER = "nop"
+
+# How a file reads after the write:
+#   equal      the value                                 at_least   a number not below the value
+#   cpus       a mask of the same CPUs                   words      among others, all words of the value
+#   functions  at least one function of the pattern      listed     a line that begins with the value
+#   trigger    a line of the same command                none       is not looked at
+Verify = Literal["equal", "at_least", "cpus", "words", "functions", "listed", "trigger", "none"]
 Mode = Literal["write", "append", "clear", "replace"]
+Scope = Literal["instance", "top"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,39 @@ class InstanceSpec:
     overwrite: bool = True  # a full ring drops its oldest entries, not the newest
     notrace_pids: tuple[int, ...] = ()  # thread ids that must not be traced: the collector's own
     keep: bool = False  # leave it in place at the end
+    cpu_buffer_sizes_kb: Mapping[int, int] = field(default_factory=dict)  # {cpu: KiB}, where it is not the common one
+    tracer: str = NO_TRACER
+    options: Mapping[str, bool] = field(default_factory=dict)  # {option: on}; all others stay
+    event_pids: tuple[int, ...] = ()  # only these threads' events
+    hidden_pids: tuple[int, ...] = ()  # not these threads' events, beside notrace_pids
+    event_fork: bool | None = None  # children are added to both lists; None: as it is
+    functions: tuple[str, ...] = ()  # patterns, see functions.py; none: all
+    notrace_functions: tuple[str, ...] = ()
+    graph_functions: tuple[str, ...] = ()  # function_graph begins at these
+    graph_notrace_functions: tuple[str, ...] = ()
+    max_graph_depth: int | None = None
+    function_pids: tuple[int, ...] = ()
+    notrace_function_pids: tuple[int, ...] = ()
+    probes: tuple[ProbeEvent, ...] = ()  # made, and enabled here
+    filters: Mapping[EventName, str] = field(default_factory=dict)
+    triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # written in this order
+    tracing_thresh_us: int | None = None
+    saved_cmdlines_size: int | None = None
+    stack_tracer: bool | None = None
+    ftrace_enabled: bool | None = None
+    allow_top_level: bool = False  # files that all instances share may be changed
+    consent_mmiotrace: bool = False  # mmiotrace may take all CPUs but one offline
+
+    @property
+    def pattern_lists(self) -> Mapping[str, tuple[str, ...]]:
+        """{file: patterns} of all lists of functions that are wished for."""
+        lists = {
+            FUNCTIONS_FILE: self.functions,
+            NOTRACE_FUNCTIONS_FILE: self.notrace_functions,
+            GRAPH_FUNCTIONS_FILE: self.graph_functions,
+            GRAPH_NOTRACE_FILE: self.graph_notrace_functions,
+        }
+        return {file: patterns for file, patterns in lists.items() if patterns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +102,64 @@ class Probe:
     enabled: frozenset[EventName]
     systems: Mapping[str, frozenset[str]]  # {system: all its events}
     unread: int  # entries in the rings
+    existed: bool = False  # it was there before this process
+    tracers: tuple[str, ...] = (NO_TRACER,)  # that this instance takes
+    top_tracers: tuple[str, ...] = (NO_TRACER,)  # that the top level takes
+    option_names: tuple[str, ...] = ()  # of the instance
+    values: Mapping[str, str] = field(default_factory=dict)  # {file: text} of what the spec names, where it exists
+    top_values: Mapping[str, str] = field(default_factory=dict)  # the same of the top level, and of /proc/sys/kernel
+    matches: Mapping[str, frozenset[str]] = field(default_factory=dict)  # {pattern of functions: what it means}
+    cpu_buffer_sizes_kb: Mapping[int, int] = field(default_factory=dict)  # {cpu: KiB}
+    dynamic: tuple[ListedEvent, ...] = ()  # dynamic events of all groups
+    filters: Mapping[EventName, str] = field(default_factory=dict)  # those that are set
+    triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # lines as the kernel prints them
+
+    @property
+    def tracer(self) -> str:
+        return self.values.get(TRACER_FILE, NO_TRACER).strip()
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """One write to a file of the instance."""
+class Undo:
+    """A write that takes another one back."""
 
     file: str
     value: str
     mode: Mode = "write"
+    scope: Scope = "instance"
+
+    def __str__(self) -> str:
+        return f"clear {self.file}" if self.mode == "clear" else f"{self.file} {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write to a file of the instance, or of the top level."""
+
+    file: str  # below the instance or the top level; from / on for /proc/sys
+    value: str
+    mode: Mode = "write"
     verify: Verify = "none"  # how the file reads afterwards
     sizes_memory: bool = False  # ENOMEM means: try with smaller sub-buffers
+    scope: Scope = "instance"
+    undo: tuple[Undo, ...] = ()  # in this order; none: it goes with the instance
+
+    @property
+    def undone_by(self) -> str:
+        """For people: what takes it back."""
+        return "; ".join(map(str, self.undo)) or "removing the instance"
 
 
 SUBBUF_FILE = "buffer_subbuf_size_kb"  # since 6.8
 PERCENT_FILE = "buffer_percent"
 NOTRACE_FILE = "set_event_notrace_pid"
 EVENT_FORK_FILE = "options/event-fork"
+EVENT_PIDS_FILE = "set_event_pid"
+TRACER_FILE = "current_tracer"
+FUNCTIONS_FILE = "set_ftrace_filter"
+NOTRACE_FUNCTIONS_FILE = "set_ftrace_notrace"
+GRAPH_FUNCTIONS_FILE = "set_graph_function"
+GRAPH_NOTRACE_FILE = "set_graph_notrace"
 OPTIONAL_FILES = (SUBBUF_FILE, PERCENT_FILE, NOTRACE_FILE, EVENT_FORK_FILE)
 
 
@@ -156,89 +228,14 @@ def check_spec(spec: InstanceSpec, probe: Probe) -> None:
         )  # fmt: skip
     if not 0 <= spec.buffer_percent <= 100:
         raise UsageError("not a percentage", where="buffer_percent", expected="0 to 100", got=str(spec.buffer_percent))
+    unknown = set(spec.cpu_buffer_sizes_kb) - set(probe.possible_cpus)
+    if unknown:
+        raise UsageError(
+            "no such CPU", where="buffer_size_kb_per_cpu", expected=f"some of {format_cpu_list(probe.possible_cpus)}",
+            got=format_cpu_list(unknown),
+        )  # fmt: skip
     if spec.cpus is not None and (not spec.cpus or not set(spec.cpus) <= set(probe.possible_cpus)):
         raise UsageError(
             "no such CPU", where="cpus", expected=f"some of {format_cpu_list(probe.possible_cpus)}",
             got=format_cpu_list(spec.cpus) or "none",
         )  # fmt: skip
-
-
-def changes_discard(spec: InstanceSpec, probe: Probe) -> bool:
-    """Whether making the instance so would throw unread entries away: they have to be read first."""
-    if probe.unread == 0:
-        return False
-    subbuf_kb = subbuf_sizes_to_try_kb(spec, probe)[0]
-    shrinks = probe.buffer_size_kb is None or (
-        wanted_buffer_size_kb(spec, probe) < probe.buffer_size_kb and not _same_buffer_size(spec, probe, subbuf_kb)
-    )
-    return spec.clock != probe.clock or subbuf_kb != probe.subbuf_size_kb or shrinks
-
-
-def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None = None) -> list[Write]:
-    """The writes that turn what is into what is wished, in order; the last one starts tracing.
-
-    Args:
-      subbuf_size_kb: a size from `subbuf_sizes_to_try_kb`; None takes its first.
-    """
-    subbuf_kb = subbuf_size_kb if subbuf_size_kb is not None else subbuf_sizes_to_try_kb(spec, probe)[0]
-    writes: list[Write] = []
-    if SUBBUF_FILE in probe.files and subbuf_kb != probe.subbuf_size_kb:
-        writes.append(Write(SUBBUF_FILE, str(subbuf_kb), verify="at_least", sizes_memory=True))
-    if not _same_buffer_size(spec, probe, subbuf_kb):
-        wanted_kb = wanted_buffer_size_kb(spec, probe)
-        writes.append(Write("buffer_size_kb", str(wanted_kb), verify="at_least", sizes_memory=True))
-    if probe.buffer_percent is not None and probe.buffer_percent != spec.buffer_percent:
-        writes.append(Write(PERCENT_FILE, str(spec.buffer_percent), verify="equal"))
-    if probe.overwrite != spec.overwrite:
-        writes.append(Write("options/overwrite", str(int(spec.overwrite)), verify="equal"))
-    if probe.clock != spec.clock:
-        writes.append(Write("trace_clock", spec.clock, verify="equal"))
-    cpus = probe.possible_cpus if spec.cpus is None else spec.cpus
-    # The mask may name CPUs beyond the possible ones when it is the kernel's default.
-    if set(cpus) != set(probe.cpumask) & set(probe.possible_cpus):
-        writes.append(Write("tracing_cpumask", format_cpu_mask(cpus), verify="cpus"))
-    writes += _plan_own_threads(spec, probe)
-    writes += _plan_events(spec, probe)
-    if writes or not probe.tracing_on:
-        stop = [Write("tracing_on", "0", verify="equal")] if probe.tracing_on else []
-        writes = [*stop, *writes, Write("tracing_on", "1", verify="equal")]
-    return writes
-
-
-def plan_exclusion(pids: Iterable[int], files: frozenset[str]) -> list[Write]:
-    """The writes that make `pids` (thread ids) the ones that are not traced, with the threads they will start."""
-    ordered = sorted(set(pids))
-    if NOTRACE_FILE not in files:
-        return []
-    if not ordered:
-        return [Write(NOTRACE_FILE, "", mode="clear")]
-    fork = [Write(EVENT_FORK_FILE, "1", verify="equal")] if EVENT_FORK_FILE in files else []
-    return [*fork, Write(NOTRACE_FILE, " ".join(map(str, ordered)), mode="replace")]
-
-
-def _plan_own_threads(spec: InstanceSpec, probe: Probe) -> list[Write]:
-    return plan_exclusion(spec.notrace_pids, probe.files) if spec.notrace_pids else []
-
-
-def _plan_events(spec: InstanceSpec, probe: Probe) -> list[Write]:
-    """Disable what is too much, enable what is missing; a whole system in one write."""
-    wanted = frozenset(spec.events)
-    writes = [Write(f"events/{system}/{name}/enable", "0") for system, name in sorted(probe.enabled - wanted)]
-    missing = wanted - probe.enabled
-    for system in sorted({system for system, _ in missing}):
-        names = frozenset(name for s, name in wanted if s == system)
-        if len(names) > 1 and names == probe.systems.get(system):
-            writes.append(Write(f"events/{system}/enable", "1"))
-        else:
-            writes += [Write(f"events/{s}/{name}/enable", "1") for s, name in sorted(missing) if s == system]
-    return writes
-
-
-def _same_buffer_size(spec: InstanceSpec, probe: Probe, subbuf_kb: int) -> bool:
-    """Whether the ring has the wished size already; the kernel rounds up to whole sub-buffers, two at least."""
-    wanted_kb = wanted_buffer_size_kb(spec, probe)
-    return (
-        probe.buffer_size_kb is not None
-        and subbuf_kb == probe.subbuf_size_kb
-        and wanted_kb <= probe.buffer_size_kb <= max(wanted_kb, 2 * subbuf_kb) + subbuf_kb
-    )

@@ -87,7 +87,7 @@ x = 1
         "c.toml:12: archive.compression: expected one of 'zstd', 'lz4' or 'none', got \"gzip\"",
         'c.toml:13: archive.sync_interval_s: expected a number, got "often"',
         "c.toml:14: nonsense: expected a key of the top level, got an unknown key; "
-        "keys here: trace, capture, archive, http, log, shutdown_timeout_s",
+        "keys here: trace, instances, capture, archive, http, log, shutdown_timeout_s",
     ]
 
 
@@ -134,6 +134,80 @@ def test_text_that_is_not_toml_names_its_line(text: str, line: int) -> None:
 )
 def test_wrong_types_and_values_are_refused(text: str) -> None:
     assert len(problems_of(text)) == 1
+
+
+def test_each_instance_takes_from_trace_what_it_leaves_out() -> None:
+    config = parse_config(
+        '[trace]\nclock = "boot"\nevents = ["irq:*"]\noptions = {raw = true}\n[[instances]]\ninstance = "a"\n'
+        '[[instances]]\ninstance = "b"\nclock = "tai"\n[instances.options]\nhex = true\n',
+        "c",
+    )
+    found = [(t.instance, t.clock, t.events, t.options) for t in config.instances()]
+    assert found == [("a", "boot", ("irq:*",), {"raw": True}), ("b", "tai", ("irq:*",), {"hex": True})]
+    assert config.trace == config.instances()[0]
+    alone = parse_config("[trace]\nclock = 'boot'", "c")
+    assert alone.instances() == (alone.trace,)
+
+
+def test_the_command_line_goes_before_instances_and_a_later_layer_replaces_them() -> None:
+    first = Layer("a", '[[instances]]\ninstance = "a"\nclock = "tai"\n')
+    second = Layer("b", '[[instances]]\ninstance = "b"\n')
+    assert [t.instance for t in parse_layers([first, second]).instances()] == ["b"]
+    config = parse_layers([first], [Override(("trace", "clock"), "boot", "--clock")])
+    assert [(t.instance, t.clock) for t in config.instances()] == [("a", "boot")]
+
+
+def test_errors_of_instances_have_their_lines_and_those_of_trace_come_once() -> None:
+    text = """\
+[trace]
+clock = 7
+[[instances]]
+instance = "a"
+buffer_persent = 3
+[[instances]]
+instance = "b"
+[instances.options]
+raw = "yes"
+"""
+    assert sorted(problems_of(text)) == [
+        "c.toml:2: trace.clock: expected a text in quotes, got 7",
+        "c.toml:5: instances[0].buffer_persent: expected a key of trace, got an unknown key; "
+        "did you mean buffer_percent?",
+        'c.toml:9: instances[1].options.raw: expected true or false, got "yes"',
+    ]
+    (problem,) = problems_of('[[instances]]\ninstance = "a"\n[[instances]]\ninstance = "a"\n')
+    assert "a name of its own for each instance" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'filters = {"sched:*" = "x"}',
+        'triggers = {"sched" = ["x"]}',
+        'triggers = {"sched:sched_switch" = "stacktrace"}',
+        'functions = ["a:traceoff"]',
+        'probes = ["open do_sys_open"]',
+        'probes = ["p:a f", "p:a g"]',
+        "event_pids = [0]",
+        'event_pids = ["1"]',
+        'buffer_size_kb_per_cpu = {"x" = 1}',
+        'buffer_size_kb_per_cpu = {"0" = 0}',
+        'options = {"../x" = true}',
+        "options = {raw = 1}",
+        "max_graph_depth = -1",
+        'read = "both"',
+        'on_interference = "ignore"',
+        'event_fork = "yes"',
+        "events = []\nprobes = []",
+    ],
+)
+def test_wrong_values_of_the_desired_state_are_refused(text: str) -> None:
+    assert len(problems_of(f"[trace]\n{text}")) == 1
+
+
+def test_no_events_are_needed_beside_a_tracer_or_a_probe() -> None:
+    assert parse_config("[trace]\nevents = []\ntracer = 'function'", "c").trace.events == ()
+    assert parse_config("[trace]\nevents = []\nprobes = ['p:a f']", "c").trace.events == ()
 
 
 def test_later_layers_and_the_command_line_win_key_by_key() -> None:

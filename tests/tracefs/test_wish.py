@@ -5,16 +5,14 @@ from dataclasses import replace
 import pytest
 
 from collector.errors import UsageError
+from collector.tracefs.planner import changes_discard, plan_exclusion, plan_instance
 from collector.tracefs.wish import (
     OPTIONAL_FILES,
     InstanceSpec,
     Probe,
-    changes_discard,
     check_spec,
     default_buffer_size_kb,
     default_subbuf_size_kb,
-    plan_exclusion,
-    plan_instance,
     subbuf_sizes_to_try_kb,
     wanted_buffer_size_kb,
 )

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.functions import matching_functions, parse_functions
 
 HEAD = """\
 	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
@@ -34,6 +35,9 @@ def stats(entries: int = 0) -> str:
         f"entries: {entries}\noverrun: 0\ncommit overrun: 0\nbytes: 0\noldest event ts:     0.000000\n"
         "now ts:     1.000000\ndropped events: 0\nread events: 0\n"
     )
+
+
+FUNCTIONS = "vfs_read\nvfs_write\ndo_sys_openat2\next4_sync [ext4]\next4_read [ext4]\n"
 
 
 def put(root: Path, files: dict[str, str]) -> None:
@@ -66,7 +70,8 @@ def make_recorded_tree(root: Path) -> TracefsDir:
 class FakeKernel(TracefsDir):
     """A tree whose values take the place of the old ones when written, and whose memory can run out.
 
-    Sub-buffers larger than `memory_kb` are refused with ENOMEM. `written` has all writes in order.
+    Sub-buffers larger than `memory_kb` are refused with ENOMEM, writes to the files in `refused` with their errno.
+    Appended lines are added, `!line` and `-:line` take them away. `written` has all writes in order.
     """
 
     memory_kb = 64
@@ -74,27 +79,95 @@ class FakeKernel(TracefsDir):
     def __init__(self, path: Path, top: TracefsDir | None = None) -> None:
         super().__init__(path, top=top)
         self.written: list[tuple[str, str]] = []
+        self.refused: dict[tuple[str, str], int] = {}  # {(file, value): errno}
 
     def instance(self, name: str) -> "FakeKernel":
         made = FakeKernel(self.path / "instances" / name, top=self)
-        made.memory_kb, made.written = self.memory_kb, self.written
+        made.memory_kb, made.written, made.refused = self.memory_kb, self.written, self.refused
         return made
 
     def _write(self, name: str, value: str, flags: int) -> None:
         self.written.append((name, value))
+        number = self.refused.get((name, value))
+        if name == "buffer_subbuf_size_kb" and int(value) > self.memory_kb:
+            number = errno.ENOMEM
+        if number is not None:
+            if name.endswith("filter"):
+                log = self.path / "error_log"
+                log.write_text((log.read_text() if log.exists() else "") + REFUSAL)
+            failure = OSError(number, os.strerror(number))
+            raise self._error(failure, name, "the kernel refuses the value", value) from failure
         if name == "buffer_subbuf_size_kb":
-            if int(value) > self.memory_kb:
-                failure = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-                raise self._error(failure, name, "the kernel refuses the value", value) from failure
             (self.path / "events/header_page").write_text(header_page(int(value)))
         if name == "trace_clock":
             value = f"[{value}] local"
-        (self.path / name).write_text(value + "\n")
+        if name in FUNCTION_LISTS:
+            self._put_functions(name, value, flags)
+            return
+        if flags & os.O_APPEND:
+            lines = (self.path / name).read_text().splitlines()
+            if value[:1] == "!":
+                lines.remove(value[1:])
+            elif value[:2] == "-:":
+                (line,) = [line for line in lines if line.split()[0].partition(":")[2] == value[2:]]
+                lines.remove(line)
+            else:
+                lines.append(value)
+                if name == "dynamic_events":
+                    self._make_event(value)
+            value = "\n".join(lines)
+        (self.path / name).write_text(value + "\n" if value else "")
+
+    def _put_functions(self, name: str, pattern: str, flags: int) -> None:
+        """The list has names, not patterns; an empty one says so."""
+        text = self.top.read_text("available_filter_functions")
+        means = matching_functions(pattern, parse_functions(text)) if pattern else set()
+        now = set() if flags & os.O_TRUNC else {n for n, _ in parse_functions(self.read_text(name))}
+        lines = [line for line in text.splitlines() if line.split()[0] in now | means]
+        (self.path / name).write_text("\n".join(lines or [FUNCTION_LISTS[name]]) + "\n")
+
+    def _make_event(self, line: str) -> None:
+        """Every instance has the event's folder."""
+        event = line.split()[0].partition(":")[2]
+        for instance in (self.path / "instances").iterdir():
+            put(instance, {f"events/{event}/{file}": "" for file in ("enable", "filter", "trigger")})
+
+
+# {file: what it says when it is empty}
+FUNCTION_LISTS = {
+    "set_ftrace_filter": "#### all functions enabled ####",
+    "set_ftrace_notrace": "#### no functions disabled ####",
+    "set_graph_function": "#### all functions enabled ####",
+    "set_graph_notrace": "#### no functions disabled ####",
+}
+
+REFUSAL = """\
+[   12.345678] event filter parse error: error: Field not found
+  Command: foo == 1
+             ^
+"""
 
 
 def make_fake_kernel(root: Path, name: str, *, entries: int = 0) -> FakeKernel:
     """A tree with an instance that is set up as a new one is."""
-    put(root, {"available_events": "sched:sched_switch\nsched:sched_waking\n"})
+    put(
+        root,
+        {
+            "available_events": "sched:sched_switch\nsched:sched_waking\n",
+            "available_tracers": "blk mmiotrace function_graph function nop\n",
+            "available_filter_functions": FUNCTIONS,
+            "dynamic_events": "",
+            "error_log": "[    1.000000] event filter parse error: error: An old one\n  Command: x\n           ^\n",
+            "per_cpu/cpu0/stats": stats(0),
+            "trace_clock": "[local] global mono\n",
+            "set_graph_function": "vfs_write\n",
+            "set_graph_notrace": "#### no functions disabled ####\n",
+            "max_graph_depth": "0\n",
+            "saved_cmdlines_size": "128\n",
+            "tracing_thresh": "0\n",
+        },
+    )
+    put(root.parent / "sysctl", {"ftrace_enabled": "1\n", "stack_tracer_enabled": "0\n"})
     put(
         root / "instances" / name,
         {
@@ -105,6 +178,21 @@ def make_fake_kernel(root: Path, name: str, *, entries: int = 0) -> FakeKernel:
             "events/sched/sched_switch/enable": "0\n",
             "set_event": "",
             "set_event_notrace_pid": "",
+            "set_event_pid": "",
+            "set_ftrace_filter": "#### all functions enabled ####\n",
+            "set_ftrace_notrace": "#### no functions disabled ####\n",
+            "set_ftrace_pid": "no pid\n",
+            "set_ftrace_notrace_pid": "no pid\n",
+            "available_tracers": "function nop\n",
+            "current_tracer": "nop\n",
+            "events/sched/sched_switch/filter": "none\n",
+            "events/sched/sched_switch/trigger": "",
+            "events/sched/sched_waking/enable": "0\n",
+            "events/sched/sched_waking/filter": "none\n",
+            "events/sched/sched_waking/trigger": "",
+            "options/func_stack_trace": "0\n",
+            "options/sym-addr": "0\n",
+            "per_cpu/cpu0/buffer_size_kb": "1410\n",
             "buffer_size_kb": "1410\n",
             "buffer_subbuf_size_kb": "4\n",
             "buffer_percent": "50\n",

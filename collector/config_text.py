@@ -1,0 +1,130 @@
+"""The text of a configuration: overlaid, with the line of each key, and what is said when it is wrong. Pure."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collector.errors import EXIT_USAGE, ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One TOML text."""
+
+    where: str  # the file's name, for messages
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One value from the command line."""
+
+    key: tuple[str, ...]  # ("trace", "events")
+    value: object
+    option: str  # "--event", for messages
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with the configuration."""
+
+    where: str  # file, or option
+    line: int | None  # counted from 1; None: not from a file
+    key: str  # "trace.buffer_percent"; "" for a text that is not TOML
+    expected: str
+    got: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = self.where if self.line is None else f"{self.where}:{self.line}"
+        text = ": ".join(part for part in (place, self.key, f"expected {self.expected}, got {self.got}") if part)
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class InvalidConfigError(ConfigError):
+    """Everything that is wrong with the configuration, at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        if all(p.where.startswith("-") for p in self.problems):
+            self.exit_code = EXIT_USAGE  # only options are wrong, no file is
+        number = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
+        super().__init__(f"{number} in the configuration\n" + "\n".join(f"  {p}" for p in self.problems))
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Split HOST:PORT or [IPV6]:PORT; port 0 lets the system choose.
+
+    Raises:
+      ValueError: not such an address.
+    """
+    host, colon, port = listen.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    number_ok = port.isascii() and port.isdigit() and int(port) <= 65535
+    if not colon or not bare or not number_ok or (":" in bare and bare == host):
+        raise ValueError('HOST:PORT such as "127.0.0.1:9464" or "[::1]:9464", or "" for none')
+    return bare, int(port)
+
+
+def inherit_keys(merged: dict[str, Any], overrides: Sequence[Override]) -> None:
+    """Give each of [[instances]] the keys of [trace] that it doesn't have itself; the command line goes before both."""
+    tables = merged.get("instances")
+    shared = merged.get("trace", {})
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in [shared, *tables]) or not tables:
+        return
+    given = {override.key[1] for override in overrides if override.key[:1] == ("trace",)} - {"instance"}
+    merged["instances"] = [
+        {**shared, **{key: value for key, value in table.items() if key not in given}} for table in tables
+    ]
+    merged["trace"] = merged["instances"][0]
+
+
+def find_lines(text: str) -> dict[tuple[str, ...], int]:
+    """{key path: line, from 1} of the tables and keys of a TOML text, for messages only.
+
+    Looks at how lines begin, not at TOML's whole grammar: a key inside an inline table has its
+    table's line, and `key =` inside a multi-line string may be taken for a key. The first of
+    [[instances]] is ("instances", "0").
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    counts: dict[str, int] = {}  # {array of tables: how many so far}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := re.fullmatch(r"\s*\[\[([^\[\]]+)\]\]\s*(#.*)?", line):
+            name = header[1].strip()
+            table = (*_split_key(name), str(counts.get(name, 0)))
+            counts[name] = counts.get(name, 0) + 1
+            lines.setdefault(table, number)
+        elif header := re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line):
+            first, *rest = _split_key(header[1])
+            table = (first, str(counts[first] - 1), *rest) if first in counts else (first, *rest)
+            lines.setdefault(table, number)
+        elif key := re.match(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^\s=.]+)*)\s*=""", line):
+            lines.setdefault(table + _split_key(key[1]), number)
+    return lines
+
+
+def _split_key(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))
+
+
+def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    """Put what `top` has into `base`, key by key; arrays are replaced."""
+    for name, value in top.items():
+        if isinstance(value, dict):
+            if not isinstance(base.get(name), dict):
+                base[name] = {}
+            overlay(base[name], value)
+        else:
+            base[name] = value
+
+
+def syntax_problem(layer: Layer, error: tomllib.TOMLDecodeError) -> Problem:
+    """Word what the TOML parser says."""
+    message = str(error)
+    at = re.search(r"\(at line (\d+), column \d+\)|\(at end of document\)", message)
+    line = int(at[1]) if at and at[1] else layer.text.count("\n") + 1
+    got = re.sub(r"\s*\(at .*\)$", "", message)
+    return Problem(layer.where, line, "", "TOML", got[:1].lower() + got[1:])
