@@ -12,6 +12,7 @@ import trio
 from collector.capture.source import LiveSource, new_run_id
 from collector.config import ArchiveConfig, Config, HttpConfig
 from collector.daemon import open_pipeline
+from collector.interference import Interference
 from collector.logs import LogOutput, start_logging
 from collector.service import Service
 from collector.tracefs.cpus import parse_cpu_list
@@ -20,21 +21,6 @@ from collector.tracefs.instance import Instance, InstanceSpec
 
 REMOVE_TIMEOUT_S = 5.0
 BUFFER_PERCENT = 25  # as the daemon's default
-
-
-class Group:
-    """Several instances, where the service expects one."""
-
-    def __init__(self, members: list[Instance]) -> None:
-        self.members = members
-        self.spec = members[0].spec
-        self.clock = members[0].clock
-        self.subbuf_size = members[0].subbuf_size
-
-    def stop_tracing(self) -> None:
-        """Stop all of them."""
-        for member in self.members:
-            member.stop_tracing()
 
 
 async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) -> bool:
@@ -52,7 +38,8 @@ async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) ->
                 for i in opened
             ])  # fmt: skip
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                service = Service(config, pipeline, Group(opened), output, signals)  # type: ignore[arg-type]
+                interference = Interference(pipeline, opened, [False] * len(opened))
+                service = Service(config, pipeline, opened, output, signals, interference)
                 return await service.run(None)
     finally:
         for instance in opened:

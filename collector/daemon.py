@@ -13,8 +13,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -22,11 +20,15 @@ import trio
 from collector.archive.history import LeftOff, find_left_off
 from collector.archive.tally import CRASH
 from collector.batch import StreamKey
+from collector.capture.pipe import PipeSource
 from collector.capture.provenance import boot_id
-from collector.capture.source import LiveSource, RecordedSource, new_run_id
+from collector.capture.source import LiveSource, RecordedSource, Source, new_run_id
 from collector.capture.worker import Workers
 from collector.config import ArchiveConfig, Config
+from collector.desired import build_spec
 from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK
+from collector.instances import InstanceGroup, own_threads
+from collector.interference import Interference
 from collector.logs import LogOutput, start_logging
 from collector.pipeline import Pipeline
 from collector.service import Service
@@ -39,9 +41,6 @@ from sinks.runner import SinkRunner
 logger = logging.getLogger(__name__)
 
 CLEAR_LINE = "\r\x1b[K"  # the live status line makes room for the last message
-
-# Removing an instance waits for whoever else has a file of it open.
-REMOVE_TIMEOUT_S = 5.0
 
 
 def run(config: Config, *, replay: Path | None = None, duration_s: float | None = None) -> int:
@@ -78,41 +77,39 @@ async def _collect_until_signal(config: Config, duration_s: float | None, output
 
 async def _collect(config: Config, duration_s: float | None, output: LogOutput, signals: AsyncIterator[int]) -> int:
     tracefs = TracefsDir(find_tracefs())
-    spec = _spec(config, tracefs)
-    instance = Instance.open(tracefs, spec)
-    configured = False
+    group = InstanceGroup()
     service: Service | None = None
     try:
-        if instance.existed and config.trace.on_leftover == "remove":
-            await trio.to_thread.run_sync(instance.remove, REMOVE_TIMEOUT_S)
-            instance = Instance.open(tracefs, spec)
-        if instance.needs_drain_before_configure:
-            await _drain_leftover(config, instance)
+        for own in _instance_configs(config):
+            group.open(tracefs, own, _spec(own, tracefs))
+        for held in group:
+            if held.instance.needs_drain_before_configure:
+                await _drain_leftover(held.config, held.instance)
         run_id = new_run_id()
         async with open_pipeline(config, run_id, tracefs) as pipeline:
-            # The pipeline's threads exist only now; those that come later the kernel adds by itself.
-            instance.spec = replace(instance.spec, notrace_pids=_own_threads(config))
-            cleared = _unreadable(instance)
-            configured = True
-            instance.configure(discard_unread=True)
-            for note in instance.notes:
-                logger.warning(note)
-            source = _open_source(config, instance, run_id)
-            pipeline.attach([source])
-            _settle_crash(pipeline, source)
-            for cpu, entries in cleared.items():
-                key = StreamKey(run_id, spec.name, cpu)
-                pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
-            service = Service(config, pipeline, instance, output, signals)
+            group.configure()
+            pipeline.attach([_open_source(held.config, held.instance, run_id) for held in group])
+            for source, held in zip(pipeline.sources, group, strict=True):
+                _settle_crash(pipeline, source)
+                for cpu, entries in held.cleared.items():
+                    key = StreamKey(run_id, source.name, cpu)
+                    pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
+            repair = [held.config.trace.on_interference == "repair" for held in group]
+            interference = Interference(pipeline, group.instances, repair)
+            service = Service(config, pipeline, group.instances, output, signals, interference)
             complete = await service.run(duration_s)
-        await trio.to_thread.run_sync(partial(instance.undo, REMOVE_TIMEOUT_S, keep=spec.keep or not complete))
+        await trio.to_thread.run_sync(group.undo, complete)
         _say_where(config, pipeline)
         return EXIT_OK if complete else EXIT_INCOMPLETE_DRAIN
     except BaseException:
         with trio.CancelScope(shield=True):
-            collected = service is not None and service.collected
-            await trio.to_thread.run_sync(_give_up, instance, configured, collected)
+            await trio.to_thread.run_sync(group.give_up, service is not None and service.collected)
         raise
+
+
+def _instance_configs(config: Config) -> list[Config]:
+    """The configuration once per instance, each with that instance as `trace`."""
+    return [config.model_copy(update={"trace": trace}) for trace in config.instances()]
 
 
 async def _drain_leftover(config: Config, instance: Instance) -> None:
@@ -170,6 +167,8 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     left_off: Mapping[int, LeftOff] = {}
     if instance.existed:
         left_off = find_left_off(Path(config.archive.folder), instance.spec.name, boot_id())
+    if config.trace.read == "text":
+        return PipeSource(instance.dir, instance.spec.name, instance.cpus, run_id, instance.read_clock_pair, left_off)
     return LiveSource(
         instance.dir,
         instance.spec.name,
@@ -181,18 +180,7 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     )
 
 
-def _unreadable(instance: Instance) -> dict[int, int]:
-    """{cpu: entries} that setting the instance up will throw away: what reading the leftover did not bring.
-
-    A change of the sub-buffer size leaves such entries in the kernel's counters, which no read gives.
-    """
-    if not instance.needs_drain_before_configure:
-        return {}
-    unread = {cpu: instance.dir.read_stats(cpu).entries for cpu in instance.cpus}
-    return {cpu: entries for cpu, entries in unread.items() if entries}
-
-
-def _settle_crash(pipeline: Pipeline, source: LiveSource) -> None:
+def _settle_crash(pipeline: Pipeline, source: Source) -> None:
     """Record what an earlier run had read from the rings and took with it when it died."""
     for stream in source.streams:
         left = source.left_off.get(stream.key.cpu)
@@ -209,41 +197,8 @@ def _settle_crash(pipeline: Pipeline, source: LiveSource) -> None:
             )
 
 
-def _give_up(instance: Instance, configured: bool, collected: bool) -> None:
-    """After an error: take away what is ours alone, leave what the next start can still read.
-
-    What a fresh instance caught while the start failed is no loss: nobody was told that it collects.
-    """
-    try:
-        if instance.existed and not configured:
-            instance.close()
-            return
-        unread = collected and any(instance.dir.read_stats(cpu).entries for cpu in instance.cpus)
-        instance.undo(REMOVE_TIMEOUT_S, keep=instance.existed or unread)
-    except Exception as e:  # the error that is on its way matters more
-        logger.warning("cannot remove the instance", extra={"fields": {"error": str(e)}})
-        instance.close()
-
-
 def _spec(config: Config, tracefs: TracefsDir) -> InstanceSpec:
-    trace = config.trace
-    return InstanceSpec(
-        name=trace.instance,
-        events=tuple(tracefs.match_events(trace.events)),
-        clock=trace.clock,
-        buffer_size_kb=trace.buffer_size_kb,
-        subbuf_size_kb=trace.subbuf_size_kb,
-        cpus=trace.cpus,
-        buffer_percent=trace.buffer_percent,
-        overwrite=trace.overwrite,
-        notrace_pids=_own_threads(config),
-        keep=trace.keep_instance,
-    )
-
-
-def _own_threads(config: Config) -> tuple[int, ...]:
-    """Ids of the threads that run now, if they are not to be traced."""
-    return tuple(int(tid) for tid in os.listdir("/proc/self/task")) if config.trace.exclude_self else ()
+    return build_spec(config.trace, tracefs, own_threads(config))
 
 
 def _say_where(config: Config, pipeline: Pipeline) -> None:

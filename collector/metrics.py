@@ -106,6 +106,11 @@ def _discarded(state: _State) -> Series:
         yield ("file", reason), number
 
 
+def _interference(state: _State) -> Series:
+    for what, number in state.snapshot.interference.items():
+        yield (what,), number
+
+
 def _build(state: _State) -> Series:
     yield (__version__, platform.python_version(), state.kernel), 1
 
@@ -214,6 +219,9 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("discarded_events_total", "counter", ("sink", "reason"),
                "Decoded entries that were not archived; the kernel's losses are lost_events_total.",
                _discarded),
+    MetricSpec("interference_total", "counter", ("what",),
+               "Changes that somebody else made to our instances, by the file that reads differently.",
+               _interference),
     MetricSpec("build_info", "gauge", ("version", "python", "kernel"),
                "1; the labels name what runs.",
                _build),

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -155,11 +155,18 @@ class Pipeline:
             if note is not None:
                 self.outlet.put(note)
 
-    def snapshot(self, ready: bool, before: Snapshot | None = None, elapsed_s: float = 0.0) -> Snapshot:
+    def snapshot(
+        self,
+        ready: bool,
+        before: Snapshot | None = None,
+        elapsed_s: float = 0.0,
+        interference: Mapping[str, int] | None = None,
+    ) -> Snapshot:
         """What metrics and status lines say; reads no file.
 
         Args:
           before: the snapshot of elapsed_s ago, for rates.
+          interference: {file: changes by somebody else}.
         """
         capture, archive = self.capture, self.outlet.state
         samples = [stream.last_sample for stream in self.streams]
@@ -176,6 +183,7 @@ class Pipeline:
             archive_raw_bytes=archive.raw_bytes,
             archive_suspended=archive.suspended is not None,
             archive_removed_segments=archive.removed_segments,
+            interference=dict(interference or {}),
             discarded={"suspended": self.outlet.discarded_events},
             ready=ready,
             seconds_to_overrun=predict_overrun(streams, before.streams, elapsed_s) if before is not None else {},

@@ -5,13 +5,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import trio
 
 from collector.capture.stream import Stream
 from collector.config import Config
+from collector.interference import Interference
 from collector.logs import LogOutput
 from collector.pipeline import Pipeline
 from collector.sdnotify import Notifier, watchdog_interval_s
@@ -31,20 +32,29 @@ STALL_MIN_S = 10.0
 
 
 class Service:
-    """Collects from an instance that is set up, until told to stop.
+    """Collects from instances that are set up, until told to stop.
 
     Args:
+      instances: that were set up.
       signals: each one received asks to stop, the second to do so at once.
+      interference: looks after the instances.
     """
 
     def __init__(
-        self, config: Config, pipeline: Pipeline, instance: Instance, output: LogOutput, signals: AsyncIterator[int]
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        instances: Sequence[Instance],
+        output: LogOutput,
+        signals: AsyncIterator[int],
+        interference: Interference,
     ) -> None:
         self.config = config
         self.pipeline = pipeline
-        self.instance = instance
+        self.instances = instances
         self._output = output
         self._signals = signals
+        self._interference = interference
         self._notifier = Notifier()
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
@@ -68,6 +78,7 @@ class Service:
                         await readers.start(pipeline.capture.run)
                         nursery.start_soon(self._tick)
                         nursery.start_soon(self._feed_watchdog)
+                        readers.start_soon(self._look_after_instances)
                         self._set_ready()
                         with trio.move_on_after(duration_s if duration_s is not None else float("inf")):
                             await self._stop.wait()
@@ -84,7 +95,8 @@ class Service:
     async def _drain(self) -> bool:
         """Stop tracing and read every ring to its end, within the deadline."""
         pipeline = self.pipeline
-        self.instance.stop_tracing()
+        for instance in self.instances:
+            instance.stop_tracing()
         drained: dict[Stream, bool] = {}
 
         async def drain(stream: Stream) -> None:
@@ -129,14 +141,15 @@ class Service:
         if self._http is not None:
             self._http.not_ready_reason = None
         self._notifier.ready("collecting")
-        logger.info(
-            "collecting",
-            extra={"fields": {
-                "instance": self.instance.spec.name, "events": len(self.instance.spec.events),
-                "cpus": len(self.pipeline.streams), "clock": self.instance.clock,
-                "subbuf_bytes": self.instance.subbuf_size, "archive": self.config.archive.folder,
-            }},
-        )  # fmt: skip
+        for instance in self.instances:
+            logger.info(
+                "collecting",
+                extra={"fields": {
+                    "instance": instance.spec.name, "events": len(instance.spec.events), "cpus": len(instance.cpus),
+                    "clock": instance.clock, "subbuf_bytes": instance.subbuf_size,
+                    "archive": self.config.archive.folder,
+                }},
+            )  # fmt: skip
 
     def _set_stopping(self) -> None:
         self._ready = False
@@ -164,7 +177,7 @@ class Service:
         while True:
             await trio.sleep(max(0.0, due_s - time.monotonic()))
             now_s = time.monotonic()
-            snapshot = self.pipeline.snapshot(self._ready, before, now_s - before_s)
+            snapshot = self.pipeline.snapshot(self._ready, before, now_s - before_s, self._interference.counts)
             text = render_status(build_status(snapshot, before, now_s - before_s))
             if self._http is not None:
                 self._http.metrics.observe_event_loop_lag(max(0.0, now_s - due_s))
@@ -179,6 +192,11 @@ class Service:
                 self.pipeline.emit_clock_pairs()
             before, before_s = snapshot, now_s
             due_s = max(due_s + TICK_S, now_s)
+
+    async def _look_after_instances(self) -> None:
+        while True:
+            await trio.sleep(self.config.capture.stats_interval_s)
+            await self._interference.look()
 
     async def _feed_watchdog(self) -> None:
         interval_s = watchdog_interval_s()

@@ -55,6 +55,7 @@ class Snapshot:
     archive_raw_bytes: int = 0  # total of the sub-buffers that the archived blocks came from
     archive_removed_segments: int = 0  # total that retention removed
     archive_suspended: bool = False  # no room on the disk
+    interference: Mapping[str, int] = field(default_factory=dict)  # {file of ours: changes by somebody else}
     discarded: Mapping[str, int] = field(default_factory=dict)  # {reason: decoded entries not archived}
     ready: bool = False
     seconds_to_overrun: Mapping[str, float] = field(default_factory=dict)  # {instance: predicted}; absent: no trend

@@ -61,6 +61,8 @@ class Source:
         self.book = FormatBook(self.plan, self.formats.get, _format_object)
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []
+        self.left_off: Mapping[int, LeftOff] = {}  # {cpu: where an earlier run of the instance left off}
+        self.crash_lost: dict[int, int | None] = {}  # {cpu: entries that it had read but not archived}
         self._ring_bytes = {cpu: size for cpu in cpus if (size := tree.try_read_ring_size_bytes(cpu)) is not None}
         self._fds: list[int] = []
         self._leases: list[Lease] = []
@@ -163,7 +165,6 @@ class LiveSource(Source):
         super().__init__(tree, name, cpus, run)
         self._clock_pair = clock_pair
         self.left_off = left_off
-        self.crash_lost: dict[int, int | None] = {}  # {cpu: entries an earlier run had read but not archived}
         for system, event in events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
         for cpu in cpus:

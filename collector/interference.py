@@ -1,0 +1,84 @@
+"""What others do to our instances: noticed, counted, recorded in the archive, written back where that is wished."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from collector.capture.stream import Stream
+from collector.errors import TracefsError
+from collector.ledger import IDENTITY_READ
+from collector.pipeline import Pipeline
+from collector.tracefs.guard import RING_FILE, WATCHED_FILES, Change, Guard
+from collector.tracefs.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+CAUSE = "interference"  # of the gap records: entries may be missing or mean something else from here on
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An instance and what is done when somebody changes it."""
+
+    instance: Instance
+    guard: Guard
+    repair: bool
+
+
+class Interference:
+    """Watches the instances of a run.
+
+    Args:
+      instances: set up.
+      repair: for each of them, whether changes are written back.
+    """
+
+    def __init__(self, pipeline: Pipeline, instances: Sequence[Instance], repair: Sequence[bool]) -> None:
+        self._pipeline = pipeline
+        self._watched = [
+            Watched(instance, Guard(instance.dir), wish) for instance, wish in zip(instances, repair, strict=True)
+        ]
+        self.counts: Counter[str] = Counter(dict.fromkeys((*WATCHED_FILES, RING_FILE), 0))  # {file: changes}
+        self._taken: dict[Stream, int] = {}  # {stream: entries of its ring that nobody here has seen}
+
+    async def look(self) -> None:
+        """Look at all instances, in a worker."""
+        self._look_for_readers()
+        for watched in self._watched:
+            try:
+                found = await self._pipeline.workers.run(partial(_look, watched))
+            except TracefsError as e:
+                logger.error("cannot undo what somebody changed", extra={"fields": {"error": str(e)}})
+                continue
+            for change, repaired in found:
+                self.counts[change.file] += 1
+                detail = f"{change}, {'written back' if repaired else 'left as it is'}"
+                for stream in self._pipeline.streams:
+                    if stream.key.instance == watched.instance.spec.name:
+                        self._pipeline.emit_gap(stream.key, CAUSE, None, None, detail)
+                logger.error(
+                    "somebody else has changed our instance",
+                    extra={"fields": {
+                        "instance": watched.instance.spec.name, "file": change.file, "expected": change.expected[:80],
+                        "found": change.found[:80], "repaired": repaired,
+                    }},
+                )  # fmt: skip
+
+    def _look_for_readers(self) -> None:
+        """More entries left a ring than its reader has: they stay in the residual, for it may be our fault too."""
+        for stream in self._pipeline.streams:
+            sample = stream.last_sample
+            taken = (sample.balance.residual.get(IDENTITY_READ) or 0) if sample is not None else 0
+            if taken > self._taken.get(stream, 0):
+                self.counts[RING_FILE] += 1
+                logger.error(
+                    "entries of a ring are not accounted for: somebody else reads it",
+                    extra={"fields": {"instance": stream.key.instance, "cpu": stream.key.cpu, "events": taken}},
+                )
+            self._taken[stream] = taken
+
+
+def _look(watched: Watched, _: object) -> list[tuple[Change, bool]]:
+    return watched.guard.look(watched.repair)
