@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,11 +13,25 @@ from types import FrameType
 
 from collector.archive.lock import LOCK_NAME, is_locked
 from collector.config import Config, TraceConfig, split_listen
+from collector.desired import preview
+from collector.errors import CollectorError
+from collector.tracefs.demands import SHARED_SETTINGS
 from collector.tracefs.doctor import Report, judge
-from collector.tracefs.facts import OK, Facts, NeighbourFacts, PlaceFacts, Wanted
+from collector.tracefs.facts import OK, Facts, NeighbourFacts, PlaceFacts, PlanFacts, Wanted
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.neighbours import read_neighbours
 from collector.tracefs.survey import SYSTEM, Roots, parse_mount, read_host, read_mount, read_tree
+
+# {kind of a probe, as its line begins: capability}
+_PROBE_NEEDS = {
+    "p": "kprobe", "r": "kprobe", "f": "fprobe", "t": "tprobe", "u": "uprobe", "ur": "uprobe", "e": "eprobe",
+    "s": "synthetic", "user": "user_events",
+}  # fmt: skip
+# {command of a trigger: capability}; the others need nothing
+_TRIGGER_NEEDS = {
+    "hist": "histogram triggers", "enable_hist": "histogram triggers", "disable_hist": "histogram triggers",
+    "snapshot": "snapshot",
+}  # fmt: skip
 
 
 def examine(config: Config) -> Report:
@@ -26,19 +41,20 @@ def examine(config: Config) -> Report:
       TracefsError: a file of tracefs can't be read although tracefs can, or the probing instance stays behind.
     """
     mount = read_mount()
-    tree, neighbours = None, NeighbourFacts()
+    tree, neighbours, plans = None, NeighbourFacts(), dict[str, PlanFacts]()
     if mount.path is not None and mount.access == OK:
         tracefs = TracefsDir(Path(mount.path))
         neighbours = read_neighbours(tracefs)
         with _exit_on_terminate():
             tree = read_tree(tracefs)
-    facts = Facts(read_host(), mount, tree, neighbours, read_place(config))
+        plans = {trace.instance: _plan(trace, tracefs) for trace in config.instances()}
+    facts = Facts(read_host(), mount, tree, neighbours, read_place(config), plans)
     return judge(facts, wants_of(config))
 
 
 def wants_of(config: Config) -> tuple[Wanted, ...]:
     """What each instance of the configuration needs of the kernel."""
-    return (_wanted(config.trace),)
+    return tuple(_wanted(trace) for trace in config.instances())
 
 
 def read_place(config: Config, roots: Roots = SYSTEM) -> PlaceFacts:
@@ -74,9 +90,40 @@ def _wanted(trace: TraceConfig) -> Wanted:
         clock=trace.clock,
         buffer_kb=trace.buffer_size_kb,
         subbuf_kb=trace.subbuf_size_kb,
+        cpu_buffers_kb=trace.buffer_size_kb_per_cpu,
         cpus=trace.cpus,
+        tracer=trace.tracer,
+        text=trace.read == "text",
+        options=tuple(trace.options),
+        needs=tuple(_needs(trace)),
+        shared=tuple(key for key in SHARED_SETTINGS if getattr(trace, key) is not None),
+        allow_top_level=trace.allow_top_level,
         exclude_self=trace.exclude_self,
     )
+
+
+def _needs(trace: TraceConfig) -> Iterator[str]:
+    """Names of the capabilities that single settings need."""
+    if trace.functions or trace.notrace_functions:
+        yield "function filters"
+    if trace.graph_functions or trace.graph_notrace_functions or trace.max_graph_depth is not None:
+        yield "graph filters"
+    if trace.function_pids or trace.notrace_function_pids:
+        yield "function threads"
+    if trace.stack_tracer:
+        yield "stack tracer"
+    for probe in trace.probes:
+        yield _PROBE_NEEDS[probe.partition(":")[0].strip().rstrip("0123456789")]
+    for lines in trace.triggers.values():
+        commands = [re.split(r"[:\s]", line.strip(), maxsplit=1)[0] for line in lines]
+        yield from (_TRIGGER_NEEDS[command] for command in commands if command in _TRIGGER_NEEDS)
+
+
+def _plan(trace: TraceConfig, tracefs: TracefsDir) -> PlanFacts:
+    try:
+        return PlanFacts(len(preview(trace, tracefs)))
+    except CollectorError as error:
+        return PlanFacts(refusal=str(error))
 
 
 def _folder_access(folder: Path, nearest: Path) -> str:

@@ -91,19 +91,16 @@ def judge_kernel(facts: Facts) -> Iterator[Finding]:
 def from_where(facts: Facts, symbols: tuple[str, ...], since: str) -> str:
     """What a kernel must be to have it."""
     host = facts.host
+    later = f"Linux {since} or later (this is {host.release})"
     unset = unset_symbols(host.kconfig, symbols)
     if unset:
         # A symbol that the configuration doesn't even name may be of a later release.
-        unknown = since and not any(symbol in (host.kconfig or {}) for symbol in unset)
-        later = f", Linux {since} or later" if unknown else ""
-        return f"a kernel built with {_configs(unset)}, not set here{later}"
-    parts = []
-    if since:
-        parts.append(f"Linux {since} or later (this is {host.release})")
+        unnamed = since and not any(symbol in (host.kconfig or {}) for symbol in unset)
+        return f"{later if unnamed else 'a kernel'} built with {_configs(unset)}, not set here"
     if symbols and host.kconfig is None:
-        parts.append(f"{_configs(symbols)} (this kernel's configuration is not readable)")
-    if parts:
-        return "a kernel with " + " and ".join(parts) if len(parts) > 1 or not since else parts[0]
+        return f"{later if since else 'a kernel'} built with {_configs(symbols)}"
+    if since:
+        return later
     if symbols:
         return f"{_configs(symbols)} is set, so it was turned off when the kernel started: see /proc/cmdline"
     return "a kernel built with CONFIG_TRACING, and all of tracefs visible"

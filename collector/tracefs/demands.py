@@ -8,13 +8,28 @@ from collector.tracefs.facts import OK, Facts, TracingState, TreeFacts, Wanted
 from collector.tracefs.findings import Finding
 from collector.tracefs.wish import default_buffer_size_kb
 
-TOP_LEVEL_REMEDY = "allow_top_level = true: the tracer then takes the top-level buffer, which other tools use too"
+TOP_LEVEL_REMEDY = "another tracer, or a newer kernel (6.12 runs function_graph in instances): only instances are read"
+
+# Settings whose files all users of tracing share.
+SHARED_SETTINGS = ("tracing_thresh_us", "saved_cmdlines_size", "stack_tracer", "ftrace_enabled")
 
 Capabilities = Mapping[str, Finding]  # {name: the kernel's finding}
 
 
-def judge_wanted(facts: Facts, capabilities: Capabilities, wanted: Wanted) -> Iterator[Finding]:
-    """The demands of one instance, all of them needed."""
+def judge_wanted(facts: Facts, capabilities: Capabilities, wanted: Wanted) -> list[Finding]:
+    """The demands of one instance, all of them needed; and its plan, where nothing else is in the way."""
+    findings = list(_judge_demands(facts, capabilities, wanted))
+    plan = facts.plans.get(wanted.instance)
+    if plan is not None and not any(finding.is_obstacle for finding in findings):
+        group = f"instance {wanted.instance}"
+        if plan.refusal is None:
+            findings.append(Finding(group, "plan", "ok", f"{plan.writes} writes, `plan` prints them", needed=True))
+        else:
+            findings.append(Finding(group, "plan", "missing", plan.refusal, "change this setting", needed=True))
+    return findings
+
+
+def _judge_demands(facts: Facts, capabilities: Capabilities, wanted: Wanted) -> Iterator[Finding]:
     group = f"instance {wanted.instance}"
     tree = facts.tree
     if tree is None:
@@ -26,18 +41,11 @@ def judge_wanted(facts: Facts, capabilities: Capabilities, wanted: Wanted) -> It
     yield _judge_clock(tree, group, wanted)
     if wanted.tracer != "nop":
         yield _judge_tracer(tree, capabilities, group, wanted)
-    if wanted.function_filters:
-        yield _need(capabilities, group, "function filters")
-    for kind in dict.fromkeys(wanted.probes):
-        yield _need(capabilities, group, kind)
-    for trigger, capability in (("hist", "histogram triggers"), ("snapshot", "snapshot")):
-        if trigger in wanted.triggers:
-            yield _need(capabilities, group, capability)
-    if wanted.stack_tracer:
-        yield _need(capabilities, group, "stack tracer")
+    for name in dict.fromkeys(wanted.needs):
+        yield _need(capabilities, group, name)
     yield from _judge_options(tree, group, wanted)
-    if wanted.top_files and not wanted.allow_top_level:
-        yield Finding(group, "top level", "missing", f"{', '.join(wanted.top_files)} exist at the top level only",
+    if wanted.shared and not wanted.allow_top_level:
+        yield Finding(group, "top level", "missing", f"shared by all users of tracing: {', '.join(wanted.shared)}",
                       "allow_top_level = true; the old values are put back at exit", needed=True)  # fmt: skip
     yield from _judge_cpus(facts, group, wanted)
     if wanted.subbuf_kb is not None and tree.instance and tree.instance.files.get("buffer_subbuf_size_kb", OK) != OK:
@@ -66,9 +74,9 @@ def judge_memory(facts: Facts, wants: Sequence[Wanted]) -> Finding:
 
 def ring_bytes(facts: Facts, wanted: Wanted) -> int:
     """Bytes of all rings of an instance: the kernel allocates one for each CPU, traced or not."""
-    cpus = len(facts.host.online_cpus)
-    size_kb = wanted.buffer_kb or default_buffer_size_kb(cpus, facts.host.memory_total_bytes)
-    return size_kb * 1024 * cpus
+    cpus = facts.host.online_cpus
+    size_kb = wanted.buffer_kb or default_buffer_size_kb(len(cpus), facts.host.memory_total_bytes)
+    return sum(wanted.cpu_buffers_kb.get(cpu, size_kb) for cpu in cpus) * 1024
 
 
 def holder_of(facts: Facts, instance: str) -> TracingState | None:
@@ -115,9 +123,7 @@ def _judge_tracer(tree: TreeFacts, capabilities: Capabilities, group: str, wante
     found = replace(found, group=group, name=f"tracer {name}", needed=True)
     made = tree.instance is not None and tree.instance.made == OK
     if found.status == "ok" and made and tree.instance and name not in tree.instance.tracers:
-        if not wanted.allow_top_level:
-            return replace(found, status="missing", remedy=TOP_LEVEL_REMEDY)
-        return replace(found, status="ok", evidence="at the top level, as allowed")
+        return replace(found, status="missing", remedy=TOP_LEVEL_REMEDY)
     return found
 
 

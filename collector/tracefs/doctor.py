@@ -79,12 +79,13 @@ def explain(error: CollectorError) -> str | None:
     """What `doctor` would say about an error of a tracefs file; None where the message says it all."""
     where, got = error.where or "", error.got or ""
     name = where.rpartition("/")[2]
-    if name in FUNCTION_FILES and got.startswith("EPERM"):
+    refused = got.startswith("EPERM")
+    if refused and (name in FUNCTION_FILES or (name == "current_tracer" and "'function" in got)):
         return REFUSED_FUNCTIONS
     if name == "current_tracer" and "/instances/" in where and got.startswith("EINVAL"):
         return (
-            "some tracers run at the top level only (blk, mmiotrace, function_graph on kernels such as 6.1): "
-            "`ftrace-collector list tracers` says which; allow_top_level = true lets the collector use it"
+            "some tracers run at the top level only (blk, mmiotrace, function_graph on kernels such as 6.1), whose "
+            "buffer is not read: `ftrace-collector list tracers` says which"
         )
     return None
 

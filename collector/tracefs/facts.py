@@ -127,6 +127,14 @@ class PlaceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What comes of planning the writes of an instance, which `run` does before it changes anything."""
+
+    writes: int = 0
+    refusal: str | None = None  # what `run` would end with
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All of them."""
 
@@ -135,6 +143,7 @@ class Facts:
     tree: TreeFacts | None = None  # None: tracefs can't be entered
     neighbours: NeighbourFacts = NeighbourFacts()
     place: PlaceFacts = PlaceFacts()
+    plans: Mapping[str, PlanFacts] = field(default_factory=dict)  # {instance: its plan}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +156,11 @@ class Wanted:
     tracer: str = "nop"
     text: bool = False  # read as text, by trace_pipe
     buffer_kb: int | None = None  # of each CPU; None: the default
+    cpu_buffers_kb: Mapping[int, int] = field(default_factory=dict)  # {cpu: KiB} of those that differ
     subbuf_kb: int | None = None
     cpus: tuple[int, ...] | None = None
-    function_filters: bool = False
     options: tuple[str, ...] = ()
-    probes: tuple[str, ...] = ()  # kinds, keys of `doctor.PROBE_KINDS`
-    triggers: tuple[str, ...] = ()  # commands: "hist", "snapshot"
-    stack_tracer: bool = False
-    top_files: tuple[str, ...] = ()  # that exist at the top level only and would be changed
+    needs: tuple[str, ...] = ()  # names of capabilities beside those that all instances need
+    shared: tuple[str, ...] = ()  # settings of what all users of tracing share
     allow_top_level: bool = False
     exclude_self: bool = True

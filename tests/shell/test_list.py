@@ -253,6 +253,39 @@ def test_what_a_configuration_needs() -> None:
     assert (wanted.events, wanted.clock, wanted.cpus, wanted.buffer_kb) == (("irq:*",), "boot", (0, 1), None)
 
 
+def test_what_single_settings_need() -> None:
+    (wanted,) = examine.wants_of(
+        parse_config(
+            """
+            [trace]
+            tracer = "function"
+            read = "text"
+            functions = ["vfs_*"]
+            function_pids = [1]
+            max_graph_depth = 3
+            options = {func_stack_trace = true}
+            probes = ["p:a do_exit", "r8:b do_exit", "u:c /bin/sh:0x10", "s:d int x"]
+            triggers = {"sched:sched_switch" = ["hist:keys=pid", "stacktrace:5", "snapshot"]}
+            stack_tracer = true
+            tracing_thresh_us = 5
+            """,
+            "c.toml",
+        )
+    )
+    assert wanted.needs == (
+        "function filters", "graph filters", "function threads", "stack tracer", "kprobe", "kprobe", "uprobe",
+        "synthetic", "histogram triggers", "snapshot",
+    )  # fmt: skip
+    assert (wanted.tracer, wanted.text, wanted.options) == ("function", True, ("func_stack_trace",))
+    assert wanted.shared == ("tracing_thresh_us", "stack_tracer")
+
+
+def test_every_instance_of_a_configuration_is_wanted() -> None:
+    text = "[trace]\nclock = 'boot'\n[[instances]]\ninstance = 'a'\n[[instances]]\ninstance = 'b'\nread = 'text'\n"
+    wants = examine.wants_of(parse_config(text, "c.toml"))
+    assert [(w.instance, w.clock, w.text) for w in wants] == [("a", "boot", False), ("b", "boot", True)]
+
+
 def test_the_places_of_a_configuration(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

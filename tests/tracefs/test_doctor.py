@@ -13,6 +13,7 @@ from collector.tracefs.facts import (
     MountFacts,
     NeighbourFacts,
     PipeReader,
+    PlanFacts,
     TracingState,
     Wanted,
 )
@@ -50,7 +51,7 @@ def test_without_a_configuration_the_kernel_is_judged_and_nothing_is_an_obstacle
     [
         (DEBIAN_61, "sub-buffer sizes", "missing", "Linux 6.8 or later (this is 6.1.0-56-cloud-amd64)"),
         (DEBIAN_612, "sub-buffer sizes", "ok", ""),
-        (DEBIAN_61, "fprobe", "missing", "CONFIG_FPROBE_EVENTS"),
+        (DEBIAN_61, "fprobe", "missing", "or later (this is 6.1.0-56-cloud-amd64) built with CONFIG_FPROBE_EVENTS"),
         (DEBIAN_612, "fprobe", "ok", ""),
         (DEBIAN_61, "eprobe", "ok", ""),
         (REFUSING_618, "eprobe", "missing", "CONFIG_EPROBE_EVENTS"),  # though README describes it
@@ -74,18 +75,17 @@ def test_a_capability_and_what_would_give_it(facts: Facts, name: str, status: st
     assert bool(found.remedy) == (status == "missing")
 
 
-def test_a_tracer_of_the_top_level_needs_permission_to_use_it() -> None:
+def test_a_tracer_of_the_top_level_is_not_read() -> None:
     graph = replace(EVENTS, tracer="function_graph")
     assert obstacles(DEBIAN_612, graph) == []
     assert obstacles(DEBIAN_61, graph) == ["instance ftc: tracer function_graph"]
     found = find(judge(DEBIAN_61, [graph]), "instance ftc", "tracer function_graph")
     assert found.evidence == "in available_tracers, at the top level only"
-    assert found.remedy.startswith("allow_top_level = true")
-    assert obstacles(DEBIAN_61, replace(graph, allow_top_level=True)) == []
+    assert "6.12 runs function_graph in instances" in found.remedy
 
 
 def test_what_a_host_refuses_is_final() -> None:
-    wanted = replace(EVENTS, tracer="function", function_filters=True)
+    wanted = replace(EVENTS, tracer="function", needs=("function filters",))
     report = judge(REFUSING_618, [wanted])
     assert [f.name for f in report.obstacles] == ["tracer function", "function filters"]
     assert {f.remedy for f in report.obstacles} == {REFUSED_FUNCTIONS}
@@ -104,12 +104,12 @@ def test_an_unprivileged_user_is_told_to_be_root_instead() -> None:
         (Wanted("ftc", clock="ppc-tb"), ["clock ppc-tb"]),
         (Wanted("ftc", tracer="wakeup"), ["tracer wakeup"]),
         (Wanted("ftc", tracer="nonsense"), ["tracer nonsense"]),
-        (Wanted("ftc", probes=("kprobe", "uprobe", "kprobe", "synthetic")), ["kprobe", "synthetic"]),
-        (Wanted("ftc", triggers=("hist", "snapshot", "stacktrace")), ["histogram triggers", "snapshot"]),
-        (Wanted("ftc", stack_tracer=True), ["stack tracer"]),
+        (Wanted("ftc", needs=("kprobe", "uprobe", "kprobe", "synthetic")), ["kprobe", "synthetic"]),
+        (Wanted("ftc", needs=("histogram triggers", "snapshot", "stack tracer")),
+         ["histogram triggers", "snapshot", "stack tracer"]),
         (Wanted("ftc", options=("overwrite", "func_stack_trace", "nonsense")), ["option nonsense"]),
-        (Wanted("ftc", top_files=("tracing_thresh",)), ["top level"]),
-        (Wanted("ftc", top_files=("tracing_thresh",), allow_top_level=True), []),
+        (Wanted("ftc", shared=("tracing_thresh",)), ["top level"]),
+        (Wanted("ftc", shared=("tracing_thresh",), allow_top_level=True), []),
         (Wanted("ftc", subbuf_kb=64, cpus=(0, 1)), []),
     ],
 )
@@ -137,8 +137,10 @@ def test_rings_take_one_percent_of_memory_unless_told_otherwise() -> None:
     assert found.evidence == "16 MiB for 2 CPUs, 6,144 MiB of 8,192 MiB are free"
     small = replace(DEBIAN_61, host=replace(DEBIAN_61.host, memory_available_bytes=10 << 20))
     assert obstacles(small, EVENTS) == ["memory: rings"]
-    two = judge(DEBIAN_61, [replace(EVENTS, buffer_kb=1 << 19), Wanted("other", buffer_kb=1024)])
-    assert find(two, "memory", "rings").status == "note"
+    two = judge(DEBIAN_61, [replace(EVENTS, buffer_kb=1 << 19, cpu_buffers_kb={1: 1024}), Wanted("i", buffer_kb=512)])
+    assert find(two, "memory", "rings").evidence.startswith("514 MiB for 2 CPUs")
+    much = judge(DEBIAN_61, [replace(EVENTS, buffer_kb=1 << 19)])
+    assert find(much, "memory", "rings").status == "note"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_a_kernel_without_a_readable_configuration_is_judged_by_its_files() -> N
     report = judge(replace(REFUSING_618, host=host))
     assert find(report, "host", "kernel configuration").status == "unknown"
     assert find(report, "dynamic events", "kprobe").remedy == (
-        "a kernel with CONFIG_KPROBE_EVENTS (this kernel's configuration is not readable)"
+        "a kernel built with CONFIG_KPROBE_EVENTS"
     )
     assert find(report, "dynamic events", "eprobe").status == "ok"  # README is all there is
 
@@ -274,6 +276,8 @@ def test_the_summary_is_json_with_every_finding(facts: Facts) -> None:
     ("error", "explained"),
     [
         (TracefsPermissionError("x", where="/t/i/set_ftrace_filter", got="EPERM (no) for 'f'"), REFUSED_FUNCTIONS),
+        (TracefsPermissionError("x", where="/t/i/current_tracer", got="EPERM (no) for 'function'"), REFUSED_FUNCTIONS),
+        (TracefsPermissionError("x", where="/t/i/current_tracer", got="EPERM (no) for 'hwlat'"), None),
         (TracefsPermissionError("x", where="/t/set_ftrace_filter", got="EACCES (no)"), None),
         (TracefsPermissionError("x", where="/t/tracing_on", got="EPERM (no)"), None),
         (UsageError("x"), None),
@@ -285,4 +289,13 @@ def test_an_error_is_explained_in_the_words_of_doctor(error: TracefsError, expla
 
 def test_a_tracer_refused_in_an_instance_is_explained() -> None:
     error = TracefsError("x", where="/t/instances/i/current_tracer", got="EINVAL (Invalid argument) for 'blk'")
-    assert "allow_top_level" in (explain(error) or "")
+    assert "`ftrace-collector list tracers`" in (explain(error) or "")
+
+
+def test_what_run_would_end_with_is_an_obstacle_unless_something_else_already_is() -> None:
+    facts = replace(DEBIAN_61, plans={"ftc": PlanFacts(refusal="mmiotrace takes all CPUs but one offline")})
+    (found,) = judge(facts, [EVENTS]).obstacles
+    assert (found.name, found.evidence) == ("plan", "mmiotrace takes all CPUs but one offline")
+    assert obstacles(facts, replace(EVENTS, clock="sundial")) == ["instance ftc: clock sundial"]
+    good = judge(replace(DEBIAN_61, plans={"ftc": PlanFacts(7)}), [EVENTS])
+    assert find(good, "instance ftc", "plan").evidence == "7 writes, `plan` prints them"
