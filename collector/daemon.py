@@ -40,6 +40,7 @@ from sinks.runner import SinkRunner
 
 logger = logging.getLogger(__name__)
 
+PROGRAM = "ftrace-collector"
 CLEAR_LINE = "\r\x1b[K"  # the live status line makes room for the last message
 
 
@@ -205,7 +206,9 @@ def _say_where(config: Config, pipeline: Pipeline) -> None:
     events = sum(stream.decoded for stream in pipeline.streams)
     folder = config.archive.folder
     clear = CLEAR_LINE if sys.stderr.isatty() else ""
-    print(f"{clear}{events} events in {folder}; `ftrace-collector show {folder}` prints them", file=sys.stderr)
+    # As it was called: from `make run` the command is on no PATH.
+    command = sys.argv[0] if sys.argv[0].endswith(PROGRAM) else PROGRAM
+    print(f"{clear}{events} events in {folder}; `{command} show {folder}` prints them", file=sys.stderr)
 
 
 def _policy(archive: ArchiveConfig, folder: Path) -> FilePolicy:
