@@ -19,6 +19,8 @@ PURE = {
     "collector.decode.plan", "collector.errors", "collector.ledger", "collector.snapshot", "collector.status",
     "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
     "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
+    "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",
+    "collector.tracefs.planner", "collector.tracefs.wish",
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
 }  # fmt: skip

@@ -180,8 +180,11 @@ def normal_trigger(line: str) -> str:
     words = command.split(":")
     if words[0] == "hist":
         return next((word for word in words if word.startswith("keys=")), command)
-    counted = words[-1] == "unlimited" or (len(words) > 1 and words[-1].isdecimal())
-    return f"{command if counted else command + ':unlimited'} if {condition.strip()}".removesuffix(" if ")
+    if len(words) > 1 and words[-1].startswith("count="):  # as 6.18 prints some
+        words[-1] = words[-1].removeprefix("count=")
+    elif words[-1] != "unlimited" and not (len(words) > 1 and words[-1].isdecimal()):
+        words.append("unlimited")
+    return f"{':'.join(words)} if {condition.strip()}".removesuffix(" if ")
 
 
 def _plan_sizes(spec: InstanceSpec, probe: Probe, subbuf_kb: int) -> list[Write]:
@@ -319,7 +322,8 @@ def _plan_triggers(spec: InstanceSpec, probe: Probe) -> list[Write]:
     for event, present in sorted(probe.triggers.items()):
         wanted = {normal_trigger(trigger) for trigger in spec.triggers.get(event, ())}
         too_many = [line for line in present if normal_trigger(line) not in wanted]
-        writes += [Write(_trigger_file(event), _untrigger(line), "append") for line in reversed(too_many)]
+        # The kernel lists the newest first, and a newer one may refer to an older one.
+        writes += [Write(_trigger_file(event), _untrigger(line), "append") for line in too_many]
     for event, triggers in spec.triggers.items():
         have = {normal_trigger(line) for line in probe.triggers.get(event, ())}
         for trigger in (t.strip() for t in triggers):
@@ -335,7 +339,7 @@ def plan_untrigger(triggers: Mapping[EventName, tuple[str, ...]]) -> list[Undo]:
     return [
         Undo(_trigger_file(event), _untrigger(line), "append")
         for event, lines in sorted(triggers.items())
-        for line in lines
+        for line in reversed(lines)
     ]
 
 
