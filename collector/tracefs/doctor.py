@@ -65,7 +65,7 @@ def judge(facts: Facts, wants: Sequence[Wanted] = ()) -> Report:
         *_judge_host(facts.host),
         *_judge_mount(facts.host, facts.mount),
         *capabilities,
-        *_judge_neighbours(facts.neighbours, wants),
+        *(_judge_neighbours(facts.neighbours, wants) if facts.tree is not None else ()),
     ]
     if wants:
         findings.append(judge_memory(facts, wants))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +299,14 @@ def test_the_places_of_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = parse_config(f"[archive]\nfolder = '{tmp_path}/file/x'\n[http]\nlisten = ''\n", "c.toml")
     assert examine.read_place(config).folder_access == "ENOTDIR"
+
+
+def test_a_signal_to_end_does_so_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught, examine._exit_on_terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_archive_that_is_being_written(tmp_path: Path) -> None:

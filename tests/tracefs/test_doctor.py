@@ -153,6 +153,7 @@ def test_rings_take_one_percent_of_memory_unless_told_otherwise() -> None:
 def test_without_tracefs_there_is_little_to_say(mount: MountFacts, obstacle: str, remedy: str) -> None:
     report = judge(replace(DEBIAN_61, mount=mount, tree=None), [EVENTS])
     assert [f.name for f in report.obstacles] == [obstacle, "tracefs"]
+    assert not any(f.group == "who else is tracing" for f in report.findings)
     assert remedy in report.obstacles[0].remedy
 
 
