@@ -2,10 +2,10 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate, compress, islice
 from typing import Any
 
 from ..batch import MODE_RAW
@@ -109,13 +109,7 @@ def decode_block(body: bytes | memoryview | BlockHead, formats: Mapping[bytes, F
     """
     head = body if isinstance(body, BlockHead) else parse_block(body)
     n = head.entries
-    if n > MAX_ENTRIES:
-        raise SegmentError("block: more entries than any block has", expected=f"at most {MAX_ENTRIES}", got=str(n))
-    top = unpack(_decompress(head), "block: columns")
-    if not isinstance(top, list) or len(top) != 6 or not isinstance(top[5], list):
-        raise SegmentError("block: columns", expected="[kind, ts, flags, preempt, pid, [payload]]", got=repr(top)[:60])
-    if len(top[5]) != len(head.kinds):
-        raise SegmentError("block: columns", expected=f"payload of {len(head.kinds)} kinds", got=str(len(top[5])))
+    top = _read_columns(head)
     budget = Budget()
     try:
         kind = decode_integers(top[0], n, 2 if len(head.kinds) > 256 else 1, False, budget)
@@ -131,6 +125,95 @@ def decode_block(body: bytes | memoryview | BlockHead, formats: Mapping[bytes, F
         )
     except MemoryError as e:
         raise SegmentError("block: no memory to decode it") from e
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PickedFields:
+    """Some fields of all entries of one event in a block, in their order."""
+
+    format: FormatObject
+    columns: dict[str, Sequence[Any]]  # {field: values}, of those that were wanted and are there
+    ts: Sequence[int] | None  # None: not decoded
+    pid: Sequence[int] | None  # decoded where `ts` is, of the events that asked for it
+
+
+def decode_fields(
+    body: bytes | memoryview,
+    formats: Mapping[bytes, FormatObject],
+    wanted: Mapping[str, Collection[str]],
+    timed: Collection[str] | None = None,
+) -> list[PickedFields]:
+    """Decodes only these fields; a block without such events costs no more than its head.
+
+    Args:
+      wanted: {"system:name": fields}.
+      timed: events whose times and pids are wanted, and with them the times of the others; None: all times, no pids.
+    Raises:
+      SegmentError: as decode_block.
+    """
+    head = parse_block(body)
+    places = [at for at, kind in enumerate(head.kinds) if kind.mode != MODE_RAW and kind.format_id in formats]
+    names = {at: formats[head.kinds[at].format_id].full_name for at in places}
+    places = [at for at in places if names[at] in wanted]
+    if not places:
+        return []
+    n, budget = head.entries, Budget()
+    top = _read_columns(head)
+    has_times = timed is None or any(names[at] in timed for at in places)
+    kind: Sequence[int] = ()
+    ts: Sequence[int] = ()
+    pid: Sequence[int] = ()
+    if has_times:
+        kind = decode_integers(top[0], n, 2 if len(head.kinds) > 256 else 1, False, budget)
+        _check_kinds(head, kind)
+        kind = bytes(kind) if len(head.kinds) <= 256 else kind
+        ts = _decode_times(top[1], head, budget)
+    if has_times and timed is not None:
+        pid = decode_integers(top[4], n, 4, True, budget)
+    found = []
+    for at in places:
+        of = formats[head.kinds[at].format_id]
+        payload = top[5][at]
+        if not isinstance(payload, list) or len(payload) != len(of.columns):
+            raise SegmentError(f"block: columns of {of.full_name}", expected=str(len(of.columns)))
+        columns = {
+            field.name: _decode_field(field, column, head.kinds[at].entries, budget)
+            for field, column in zip(of.columns, payload, strict=True)
+            if field.name in wanted[names[at]]
+        }
+        is_timed = timed is not None and names[at] in timed
+        found.append(PickedFields(
+            of, columns, _pick(ts, kind, at, head.kinds[at].entries) if has_times else None,
+            _pick(pid, kind, at, head.kinds[at].entries) if is_timed else None,
+        ))  # fmt: skip
+    return found
+
+
+def _pick(values: Sequence[int], kind: Sequence[int], at: int, entries: int) -> list[int]:
+    """Gives the values of the entries of one kind."""
+    if not isinstance(kind, bytes):
+        return [value for value, found in zip(values, kind, strict=True) if found == at]
+    if entries * 32 > len(kind):
+        return list(compress(values, kind.translate(bytes(found == at for found in range(256)))))
+    picked, place = [], kind.find(at)
+    while place >= 0:
+        picked.append(values[place])
+        place = kind.find(at, place + 1)
+    return picked
+
+
+def _read_columns(head: BlockHead) -> list[Any]:
+    """Gives [kind, ts, flags, preempt, pid, payload of each kind], still encoded."""
+    if head.entries > MAX_ENTRIES:
+        raise SegmentError(
+            "block: more entries than any block has", expected=f"at most {MAX_ENTRIES}", got=str(head.entries)
+        )
+    top = unpack(_decompress(head), "block: columns")
+    if not isinstance(top, list) or len(top) != 6 or not isinstance(top[5], list):
+        raise SegmentError("block: columns", expected="[kind, ts, flags, preempt, pid, [payload]]", got=repr(top)[:60])
+    if len(top[5]) != len(head.kinds):
+        raise SegmentError("block: columns", expected=f"payload of {len(head.kinds)} kinds", got=str(len(top[5])))
+    return top
 
 
 def _decompress(head: BlockHead) -> bytes:

@@ -22,6 +22,7 @@ from ..errors import ArchiveError, ArchiveFullError
 from .bodies import FORMAT, VERSION, Header, parse_header
 from .fields import pack
 from .frame import Kind, build_head_tail, build_trailer
+from .maps import WrittenMaps
 from .objects import build_object, parse_format, parse_object, recompress
 from .tally import SegmentTally
 from .totals import StreamId, Totals, build_totals, parse_totals
@@ -66,6 +67,10 @@ class MapSource(Protocol):
 
     def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
         """Gives {pid: comm} of those that are known."""
+        ...
+
+    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
+        """Gives {pid: (comm, tgid)} of those that live, from /proc as of now."""
         ...
 
 
@@ -164,8 +169,7 @@ class SegmentWriter:
         self.closing: dict[StreamId, Totals] = {}  # set by seal(): the next segment's opening
         self._names: dict[bytes, str] = {}  # {format object id: "system:name"} of the formats written here
         self._objects: set[bytes] = set()
-        self._pids: set[int] = {0}  # the idle task has no entry in any map
-        self._addresses: set[int] = set()
+        self._maps_written = WrittenMaps()
         self._compressor = zstandard.ZstdCompressor(level=_OBJECT_LEVEL)
         self._torn = False
         self._fd = -1
@@ -214,18 +218,18 @@ class SegmentWriter:
         for kind in block.kinds:
             if kind.format_id not in self._names:
                 self._write_format(maps.format_object(kind.format_id))
-        if new := block.addresses - self._addresses:
-            if found := maps.symbols(new):
+        now_s = time.monotonic()
+        if new := self._maps_written.addresses_to_ask(block.addresses, now_s):
+            found = maps.symbols(new)
+            if found:
                 self.write_object("symbols", {address: list(of) for address, of in sorted(found.items())})
-            if texts := maps.printk(new):
+            texts = maps.printk(new)
+            if texts:
                 self.write_object("printk", dict(sorted(texts.items())))
-            self._addresses |= new
-        if fresh := block.pids - self._pids:
-            if comms := maps.comms(fresh):
-                self.write_object("comms", dict(sorted(comms.items())))
-            if tgids := maps.tgids(fresh):
-                self.write_object("tgids", dict(sorted(tgids.items())))
-            self._pids |= fresh
+            self._maps_written.note_addresses(new, found.keys() | texts.keys(), now_s)
+        if pids := self._maps_written.pids_to_ask(block.pids, now_s):
+            self._write_threads(pids, maps)
+            self._maps_written.note_pids(pids, now_s)
         offset = self.size_bytes
         crc = self._append(Kind.BLOCK, block.body)
         key = (block.stream.instance, block.stream.cpu)
@@ -233,6 +237,24 @@ class SegmentWriter:
             offset, crc, key, block.number, block.events, block.first_ts, block.last_ts, block.raw_bytes, block.gaps,
             block.kinds, self._names,
         )  # fmt: skip
+
+    def _write_threads(self, pids: Collection[int], maps: MapSource) -> None:
+        """Writes the names and processes of threads that the segment does not have, or not as they are now."""
+        written = self._maps_written
+        comms, tgids = maps.comms(pids), dict(maps.tgids(pids))
+        known_tgids = written.tgids.keys() | tgids.keys()
+        proc = maps.proc_threads([pid for pid in pids if pid not in comms or pid not in known_tgids])
+        tgids |= {pid: tgid for pid, (_, tgid) in proc.items() if pid not in tgids}
+        proc_comms = {pid: comm for pid, (comm, _) in proc.items() if pid not in comms}
+        for kind, values, before in (
+            ("comms", comms, written.comms),
+            ("comms_proc", proc_comms, written.proc_comms),
+            ("tgids", tgids, written.tgids),
+        ):
+            if new := {pid: value for pid, value in sorted(values.items()) if before.get(pid) != value}:
+                # Also when the segment has such an object: a name may be changed back, and its place counts.
+                self.write_record(Kind.OBJECT, build_object(kind, new, self._compressor)[1])
+                before.update(new)
 
     def write_record(self, kind: int, body: Mapping[str, Any] | bytes) -> None:
         """Writes a gap, coverage or sample record; its stream and times go into the index.

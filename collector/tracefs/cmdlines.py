@@ -14,6 +14,8 @@ Source: kernel/trace/trace_sched_switch.c, saved_cmdlines_show(), saved_tgids_sh
 import re
 from dataclasses import dataclass
 
+SAVED_CMDLINES = "saved_cmdlines"  # how an archive's reader names this source
+
 _COMM_MAX = 15  # bytes: TASK_COMM_LEN without the NUL
 _LINE = re.compile(rb"(\d{1,10}) (.*)", re.DOTALL)
 

@@ -121,6 +121,9 @@ class Maps:
     def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
         return {}
 
+    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
+        return {}
+
     def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
         self.asked.extend(pids)
         return {p: b"task-%d" % p for p in pids if p % 2}

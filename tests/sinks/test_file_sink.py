@@ -60,6 +60,9 @@ class Names:
     def comms(self, pids: object) -> dict[int, bytes]:
         return {}
 
+    def proc_threads(self, pids: object) -> dict[int, tuple[bytes, int]]:
+        return {}
+
 
 class Context:
     """One stream of one run; segments are a second apart."""
