@@ -134,6 +134,8 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--limit", type=_count, metavar="N", help="print so many events at most")
     show.add_argument("--format", choices=["fields", "json"], default="fields",
                       help="fields: name=value; json: one object a line")  # fmt: skip
+    show.add_argument("--time", choices=["trace", "wall", "both"], default="trace",
+                      help="trace: of the trace clock; wall: date and time, in UTC; json always has ts_ns")  # fmt: skip
     show.set_defaults(function=_show)
 
     version = commands.add_parser("version", help="print the versions")
@@ -305,6 +307,7 @@ def _show(args: argparse.Namespace) -> int:
         pids=args.pid,
         limit=args.limit,
         format=args.format,
+        time=args.time,
     )
     for damage in shown.damaged:
         print(f"damaged: {damage}", file=sys.stderr)

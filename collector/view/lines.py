@@ -1,44 +1,36 @@
-"""Renders the entries of a block as lines, in either format of `show`.
+"""Renders the entries of a block as lines.
 
 A line is two `%` formats, one for what all events have and one for an event's fields, made once a block: constant
-columns become part of the format, and bytes are converted once per different value. Nothing else runs per entry.
+columns become part of the format, and bytes, addresses and threads are converted once per different value. Nothing
+else runs per entry.
 """
 
-import json
-import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any
 
 from ..archive.block import DecodedBlock, KindColumns, decode_elements
 from ..archive.columns import Repeat
 from ..archive.objects import CHARS, INT, FieldColumn, FormatObject
 from ..batch import MODE_RAW, Missed
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]|[^\x00-\U0010ffff]|[\ud800-\udfff]")
+from .renderers import Context, FieldsRenderer, Renderer
 
 Line = tuple[int, int, str]  # (ts, number of the stream, text); merged by the first two
 
+_WORD = (1 << 64) - 1
 
-class Memo(dict[Any, str]):
+
+class Memo(dict[Any, Any]):
     """Converts each different value once."""
 
-    def __init__(self, convert: Callable[[Any], str]) -> None:
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
         self._convert = convert
 
-    def __missing__(self, key: Any) -> str:
+    def __missing__(self, key: Any) -> Any:
         found = self[key] = self._convert(key)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a block's lines need beside the block."""
-
-    cpu: int
-    instance: str | None  # None: not printed
-    clock: str | None  # None: nanoseconds
-    comm: Callable[[int], bytes | None]  # pid -> name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,112 +43,11 @@ class Selection:
     event: Callable[[str], bool] | None = None  # "system:name" -> wanted
 
 
-class Renderer(Protocol):
-    """One output format."""
-
-    shows_gaps: bool
-
-    def head(self, of: FormatObject, context: Context) -> str:
-        """A % format for (ts, pid, comm, flags, preempt count); ns clocks of `fields` take (s, ns) for ts."""
-        ...
-
-    def comm(self, pid: int, comm: bytes | None) -> str: ...
-
-    def field(self, name: str, first: bool) -> str:
-        """What stands before a field's value, percent signs doubled."""
-        ...
-
-    def text(self, value: bytes) -> str: ...
-
-    def binary(self, value: bytes) -> str: ...
-
-    def tail(self) -> str: ...
-
-
 def _double(text: str) -> str:
     return text.replace("%", "%%")
 
 
-class JsonRenderer:
-    """One object a line, in ASCII; bytes that are not UTF-8 become U+FFFD."""
-
-    shows_gaps = False
-
-    def head(self, of: FormatObject, context: Context) -> str:
-        event = json.dumps(_safe(of.full_name))
-        instance = "" if context.instance is None else f'"instance": {json.dumps(_safe(context.instance))}, '
-        clock = "" if context.clock is None else f'"clock": {json.dumps(_safe(context.clock))}, '
-        return (
-            f'{{"ts_ns": %d, "cpu": {context.cpu}, {_double(instance + clock)}"pid": %d, "comm": %s, '
-            f'"event": {_double(event)}, "flags": %d, "preempt_count": %d, "fields": {{'
-        )
-
-    def comm(self, pid: int, comm: bytes | None) -> str:
-        return "null" if comm is None else self.text(comm)
-
-    def field(self, name: str, first: bool) -> str:
-        return _double(f"{'' if first else ', '}{json.dumps(_safe(name))}: ")
-
-    def text(self, value: bytes) -> str:
-        return json.dumps(value.partition(b"\0")[0].decode("utf-8", "replace"))
-
-    def binary(self, value: bytes) -> str:
-        return f'"{value.hex()}"'
-
-    def tail(self) -> str:
-        return "}}\n"
-
-
-class FieldsRenderer:
-    """`comm-pid [cpu] seconds.nanoseconds: system:event: name=value ...` for people and grep."""
-
-    shows_gaps = True
-
-    def head(self, of: FormatObject, context: Context) -> str:
-        instance = "" if context.instance is None else f" {_escape(context.instance)}"
-        time = "%d.%09d" if context.clock is None else "%d"
-        return f"%s-%d [{context.cpu:03d}]{_double(instance)} {time}: {_double(_escape(of.full_name))}:"
-
-    def comm(self, pid: int, comm: bytes | None) -> str:
-        return "<...>" if comm is None else self.text(comm)
-
-    def field(self, name: str, first: bool) -> str:
-        return _double(f" {_escape(name)}=")
-
-    def text(self, value: bytes) -> str:
-        return _escape(value.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
-
-    def binary(self, value: bytes) -> str:
-        return value.hex()
-
-    def tail(self) -> str:
-        return "\n"
-
-    @staticmethod
-    def gap(cpu: int, lost: int | None, cause: str = "") -> str:
-        count = "LOST EVENTS" if lost is None else f"LOST {lost} EVENTS"
-        return f"CPU:{cpu} [{count}]{f' {_escape(cause)}' if cause else ''}\n"
-
-
-def _safe(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _escape(text: str) -> str:
-    """Nothing that a traced program chose may steer the terminal, or look like another line."""
-    return _CONTROL.sub(_escape_one, text)
-
-
-def _escape_one(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code == 0x5C:
-        return "\\\\"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-
-
-def _payload(kind: KindColumns, renderer: Renderer) -> Iterator[str]:
+def _payload(kind: KindColumns, renderer: Renderer, context: Context) -> Iterator[str]:
     """Gives the text of the fields of each entry of one event, lazily."""
     form: list[str] = []
     columns: list[Iterable[Any]] = []
@@ -165,21 +56,55 @@ def _payload(kind: KindColumns, renderer: Renderer) -> Iterator[str]:
         pairs = iter([(None, kind.columns[0])])
     else:
         pairs = zip(kind.format.columns, kind.columns, strict=True)
+    addresses = context.symbols.fields(kind.format)
+    named: dict[str, Sequence[Any]] = {}
     for at, (field, values) in enumerate(pairs):
         form.append(renderer.field("raw" if field is None else field.name, at == 0))
         convert = renderer.binary if field is None else _converter(field, kind.format, renderer)
+        if field is not None and (field.name in addresses.code or field.name in addresses.strings):
+            named[field.name] = values = _unsigned(field, values)
+            is_code = field.name in addresses.code
+            names = context.symbols.code if is_code else context.symbols.strings
+            convert = renderer.addresses(names, is_code=is_code, is_one=_is_number(field))
         if isinstance(values, Repeat):
             form.append(_double(str(values.value) if convert is None else convert(values.value)))
-        elif convert is None and field is not None and field.count == 1:
+        elif convert is None and field is not None and _is_number(field):
             form.append("%d")
             columns.append(values)
         else:
             form.append("%s")
             columns.append(values if convert is None else map(Memo(convert).__getitem__, values))
+    form.append(renderer.fields_end())
+    if named and renderer.names_apart and (context.symbols.code or context.symbols.strings):
+        name_all = Memo(lambda values: renderer.names(dict(zip(named, values, strict=True)), context.symbols))
+        form.append("%s")
+        columns.append(map(name_all.__getitem__, zip(*named.values(), strict=True)))
     text = "".join(form) + renderer.tail()
     if not columns:
         return iter(Repeat(text % (), kind.entries))
     return map(text.__mod__, zip(*columns, strict=True))
+
+
+def _is_number(field: FieldColumn) -> bool:
+    return field.cls == INT and field.count == 1
+
+
+def _unsigned(field: FieldColumn, values: Sequence[Any]) -> Sequence[Any]:
+    """Gives addresses as 64-bit numbers, and several of them as tuples."""
+    if _is_number(field) and not field.signed:
+        return values
+    convert = Memo(lambda value: _split(field, value)).__getitem__ if field.cls != INT else _to_addresses
+    return Repeat(convert(values.value), len(values)) if isinstance(values, Repeat) else list(map(convert, values))
+
+
+def _split(field: FieldColumn, value: bytes) -> Any:
+    """Gives the addresses in a variable field; bytes that are no whole number of them stay bytes."""
+    found = decode_elements(field, value)
+    return found if isinstance(found, bytes) else _to_addresses(found)
+
+
+def _to_addresses(value: int | list[int]) -> int | tuple[int, ...]:
+    return _WORD & value if isinstance(value, int) else tuple(_WORD & v for v in value)
 
 
 def _converter(field: FieldColumn, of: FormatObject, renderer: Renderer) -> Callable[[Any], str] | None:
@@ -207,48 +132,71 @@ def render_block(
       stream: its number, for merging.
     """
     wanted = selection.event or (lambda name: True)
-    comms = Memo(lambda pid: renderer.comm(pid, context.comm(pid)))
     heads: list[str] = []
     payloads: list[Iterator[str] | None] = []
     for kind in block.kinds:
         if wanted(kind.format.full_name):
             heads.append(renderer.head(kind.format, context))
-            payloads.append(_payload(kind, renderer))
+            payloads.append(_payload(kind, renderer, context))
         else:
             heads.append("")
             payloads.append(None)
     if renderer.shows_gaps:
-        return _fields_lines(block, stream, heads, payloads, comms, context, selection)
-    return _json_lines(block, stream, heads, payloads, comms, selection)
+        return _fields_lines(block, stream, heads, payloads, renderer, context, selection)
+    return _json_lines(block, stream, heads, payloads, renderer, context, selection)
+
+
+def _threads(block: DecodedBlock, renderer: Renderer, context: Context) -> Iterable[str]:
+    """Gives the thread of each entry as text."""
+    threads, texts = context.threads, {}
+    low, high = (min(block.ts), max(block.ts)) if block.ts else (0, 0)  # times may step back
+    changing = set()
+    for pid in set(block.pid):
+        found = threads.over(pid, low, high)
+        if found is None:
+            changing.add(pid)
+        else:
+            texts[pid] = renderer.thread(pid, found)
+    if not changing:
+        return map(texts.__getitem__, block.pid)
+    column = [texts.get(pid, "") for pid in block.pid]
+    steps = {
+        pid: [(ts, renderer.thread(pid, thread)) for ts, thread in threads.steps(pid, low, high)] for pid in changing
+    }
+    for at, pid in enumerate(block.pid):
+        if pid in changing:
+            column[at] = steps[pid][bisect_right(steps[pid], block.ts[at], key=itemgetter(0)) - 1][1]
+    return column
 
 
 def _json_lines(
-    block: DecodedBlock, stream: int, heads: list[str], payloads: list[Iterator[str] | None], comms: Memo,
-    selection: Selection,
+    block: DecodedBlock, stream: int, heads: list[str], payloads: list[Iterator[str] | None], renderer: Renderer,
+    context: Context, selection: Selection,
 ) -> Iterator[Line]:  # fmt: skip
     pids = selection.pids
     low, high = _bounds(selection)
-    columns = zip(block.kind, block.ts, block.pid, block.flags, block.preempt_count, strict=True)
-    for kind, ts, pid, flags, preempt_count in columns:
+    threads, times = _threads(block, renderer, context), renderer.times(block.ts, context)
+    columns = zip(block.kind, block.ts, times, block.pid, threads, block.flags, block.preempt_count, strict=True)
+    for kind, ts, time, pid, thread, flags, preempt_count in columns:
         payload = payloads[kind]
         if payload is None:
             continue
         fields = next(payload)
         if low <= ts <= high and (pids is None or pid in pids):
-            yield ts, stream, heads[kind] % (ts, pid, comms[pid], flags, preempt_count) + fields
+            yield ts, stream, heads[kind] % (time, thread, flags, preempt_count) + fields
 
 
 def _fields_lines(
-    block: DecodedBlock, stream: int, heads: list[str], payloads: list[Iterator[str] | None], comms: Memo,
+    block: DecodedBlock, stream: int, heads: list[str], payloads: list[Iterator[str] | None], renderer: Renderer,
     context: Context, selection: Selection,
 ) -> Iterator[Line]:  # fmt: skip
     pids = selection.pids
     low, high = _bounds(selection)
     gaps: list[Missed] = sorted(block.head.gaps, key=lambda gap: gap.at, reverse=True)
-    in_ns = context.clock is None
-    columns = zip(block.kind, block.ts, block.pid, strict=True)
+    threads, times = _threads(block, renderer, context), renderer.times(block.ts, context)
+    columns = zip(block.kind, block.ts, times, block.pid, threads, strict=True)
     ts = block.head.first_ts
-    for at, (kind, ts, pid) in enumerate(columns):
+    for at, (kind, ts, time, pid, thread) in enumerate(columns):
         while gaps and gaps[-1].at <= at:
             gap = gaps.pop()
             if low <= ts <= high:
@@ -258,8 +206,7 @@ def _fields_lines(
             continue
         fields = next(payload)
         if low <= ts <= high and (pids is None or pid in pids):
-            time = divmod(ts, 1_000_000_000) if in_ns else (ts,)
-            yield ts, stream, heads[kind] % (comms[pid], pid, *time) + fields
+            yield ts, stream, heads[kind] % (thread, *time) + fields
     if low <= ts <= high:
         for gap in reversed(gaps):
             yield ts, stream, FieldsRenderer.gap(context.cpu, gap.lost)

@@ -6,12 +6,10 @@ compare. What is damaged is passed over and told to the caller.
 
 import heapq
 import os
-from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -20,27 +18,17 @@ from typing import Literal, TextIO
 from ..archive.block import decode_block
 from ..archive.frame import Damage, Kind, Record
 from ..archive.lock import is_locked
-from ..archive.objects import ClockPair, FormatObject, parse_clock, parse_format, parse_names
-from ..archive.reader import Place, Segment, list_segments, open_segment
+from ..archive.reader import Place, Segment, list_segments
 from ..archive.totals import StreamId
 from ..errors import ArchiveError, SegmentError, UsageError
-from .lines import Context, FieldsRenderer, JsonRenderer, Line, Renderer, Selection, render_block
+from .lines import Line, Selection, render_block
+from .renderers import Context, FieldsRenderer, JsonRenderer, Renderer, TimeMode
+from .segments import Pool, Shown, View
 from .times import Moment, parse_moment, resolve_moment
-
-# Segments that are open at a time. The streams of a run move through its segments together.
-_OPEN_SEGMENTS = 8
+from .walltime import wall_clock
 
 # Lines a write: few enough that `show | head` ends soon, many enough that writing costs nothing.
 _LINES = 512
-
-
-@dataclass(slots=True)
-class Shown:
-    """What came of printing an archive."""
-
-    events: int = 0
-    damaged: list[str] = field(default_factory=list)  # what could not be read
-    closed: bool = False  # the reader of the output went away
 
 
 def show_paths(
@@ -53,6 +41,7 @@ def show_paths(
     pids: Collection[int] | None = None,
     limit: int | None = None,
     format: Literal["fields", "json"] = "fields",
+    time: TimeMode = "trace",
 ) -> Shown:
     """Prints entries in the order of time.
 
@@ -60,6 +49,7 @@ def show_paths(
       since, until: both included; a value of the trace clock, or text as parse_moment takes it.
       event_globs: `system:name`, globs on both sides; without a colon, a system or a name.
       limit: lines at most.
+      time: trace: the trace clock's value; wall: wall time, with its error bound in json; both.
     Raises:
       UsageError, ArchiveError: a path does not exist, holds no segment, or a bound cannot be applied.
       SegmentError: no segment can be read at all.
@@ -67,17 +57,21 @@ def show_paths(
     shown = Shown()
     if format not in ("fields", "json"):
         raise UsageError("unknown format", got=repr(format), expected="fields or json")
+    if time not in ("trace", "wall", "both"):
+        raise UsageError("unknown kind of time", got=repr(time), expected="trace, wall or both")
     renderer: Renderer = JsonRenderer() if format == "json" else FieldsRenderer()
     bounds = _moment(since), _moment(until)
     matcher = _EventMatcher(event_globs) if event_globs else None
-    pool = _Pool(shown)
+    pool = Pool(shown)
     try:
         runs = _plan(list_segments(paths), pool, bounds, cpus)
+        if time != "trace":
+            _check_wall_times(runs, pool)
         instances = {stream[0] for run in runs for stream in run}
         budget = limit
         for run in runs:
             streams = [
-                _stream_lines(places, number, pool, renderer, len(instances) > 1, pids, matcher)
+                _stream_lines(places, number, pool, renderer, len(instances) > 1, pids, matcher, time)
                 for number, (_, places) in enumerate(sorted(run.items()))
             ]
             lines: Iterator[str] = map(itemgetter(2), heapq.merge(*streams))
@@ -145,74 +139,6 @@ class _EventMatcher:
         return fnmatchcase(system, wanted_system) and fnmatchcase(name, wanted_name or "*")
 
 
-class _View:
-    """A segment and the names in it."""
-
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
-
-    @cached_property
-    def _names(self) -> tuple[dict[bytes, FormatObject], dict[int, list[tuple[int, bytes]]], list[ClockPair]]:
-        formats: dict[bytes, FormatObject] = {}
-        comms: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
-        clocks: list[ClockPair] = []
-        for offset, stored in self.segment.objects():
-            try:
-                if stored.type == "format":
-                    formats[stored.id] = parse_format(stored)
-                elif stored.type == "clock":
-                    clocks.append(parse_clock(stored))
-                elif stored.type == "comms":
-                    for pid, comm in parse_names(stored).items():
-                        comms[pid].append((offset, comm if isinstance(comm, bytes) else str(comm).encode()))
-            except SegmentError:
-                continue
-        return formats, comms, clocks
-
-    @property
-    def formats(self) -> dict[bytes, FormatObject]:
-        return self._names[0]
-
-    def pairs(self, instance: str) -> list[ClockPair]:
-        return [pair for pair in self._names[2] if pair.instance == instance]
-
-    def comm(self, pid: int, offset: int) -> bytes | None:
-        """The name a pid had when the block at this offset was written."""
-        if pid == 0:
-            return b"<idle>"
-        known = self._names[1].get(pid)
-        if not known:
-            return None
-        return known[max(bisect_left(known, offset, key=itemgetter(0)) - 1, 0)][1]
-
-    def clock(self, instance: str) -> str | None:
-        """The name of the instance's clock where it isn't nanoseconds."""
-        found = self.segment.header.clocks.get(instance) if self.segment.header is not None else None
-        return None if found is None or found.is_ns else found.name
-
-
-class _Pool:
-    """The segments in use, a bounded number of them open."""
-
-    def __init__(self, shown: Shown) -> None:
-        self.shown = shown
-        self._open: OrderedDict[Path, _View] = OrderedDict()
-
-    def view(self, path: Path) -> _View:
-        found = self._open.get(path)
-        if found is None:
-            while len(self._open) >= _OPEN_SEGMENTS:
-                self._open.popitem(last=False)[1].segment.close()
-            found = self._open[path] = _View(open_segment(path))
-        self._open.move_to_end(path)
-        return found
-
-    def close(self) -> None:
-        for view in self._open.values():
-            view.segment.close()
-        self._open.clear()
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """The wanted records of one stream in one segment."""
@@ -228,7 +154,7 @@ _Run = dict[StreamId, list[_Part]]
 
 
 def _plan(
-    files: list[Path], pool: _Pool, bounds: tuple[Moment | None, Moment | None], cpus: Collection[int] | None
+    files: list[Path], pool: Pool, bounds: tuple[Moment | None, Moment | None], cpus: Collection[int] | None
 ) -> list[_Run]:
     """Finds the records to read, run by run, without reading them."""
     runs: dict[bytes, _Run] = {}
@@ -258,6 +184,21 @@ def _plan(
     return list(runs.values())
 
 
+def _check_wall_times(runs: list[_Run], pool: Pool) -> None:
+    """Wall time is asked for: of each instance, at least one segment must tell it.
+
+    Raises:
+      UsageError
+    """
+    parts: dict[str, list[_Part]] = defaultdict(list)
+    for run in runs:
+        for stream, of in run.items():
+            parts[stream[0]] += of
+    for instance, of in parts.items():
+        if all(pool.view(part.path).wall(instance) is None for part in of):
+            wall_clock(instance, *pool.view(of[0].path).clock_and_pairs(instance), "wall time")
+
+
 def _note_damage(segment: Segment, live: bool, shown: Shown) -> None:
     """Tells of damage that the way over the index does not meet."""
     if segment.footer is None and not live:
@@ -268,12 +209,12 @@ def _note_damage(segment: Segment, live: bool, shown: Shown) -> None:
 
 
 def _cut_part(
-    view: _View, path: Path, stream: StreamId, places: list[Place], bounds: tuple[Moment | None, Moment | None]
+    view: View, path: Path, stream: StreamId, places: list[Place], bounds: tuple[Moment | None, Moment | None]
 ) -> _Part:
     """Leaves out blocks that lie outside of the wanted time altogether."""
-    clock = view.segment.header.clocks.get(stream[0]) if view.segment.header is not None else None
     since, until = (
-        None if moment is None else resolve_moment(moment, clock, view.pairs(stream[0])) for moment in bounds
+        None if moment is None else resolve_moment(moment, stream[0], *view.clock_and_pairs(stream[0]), last=last)
+        for moment, last in zip(bounds, (False, True), strict=True)
     )
     kept = tuple(
         p for p in places if (since is None or p.last_ts >= since) and (until is None or p.first_ts <= until)
@@ -284,11 +225,12 @@ def _cut_part(
 def _stream_lines(
     parts: list[_Part],
     number: int,
-    pool: _Pool,
+    pool: Pool,
     renderer: Renderer,
     with_instance: bool,
     pids: Collection[int] | None,
     matcher: _EventMatcher | None,
+    time: TimeMode,
 ) -> Iterator[Line]:
     """Gives the lines of one stream over all segments of its run."""
     wanted_pids = None if pids is None else frozenset(pids)
@@ -312,7 +254,9 @@ def _stream_lines(
             except (SegmentError, OSError) as e:
                 pool.shown.damaged.append(f"{part.path} at {place.offset}: {e}")
                 continue
-            comm = partial(view.comm, offset=place.offset)
-            context = Context(cpu, instance if with_instance else None, view.clock(instance), comm)
+            context = Context(
+                cpu, instance if with_instance else None, view.clock(instance), view.threads(instance, place.offset),
+                view.symbols, time, view.wall(instance) if time != "trace" else None,
+            )  # fmt: skip
             yield from render_block(block, number, renderer, context, selection)
             last_ts = place.last_ts

@@ -1,7 +1,7 @@
 """Points in time on the command line: a trace clock's own value, or wall time."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 from ..archive.bodies import Clock
 from ..archive.objects import ClockPair
 from ..errors import UsageError
+from .walltime import wall_clock
 
 _RAW = re.compile(r"\d+(ns)?")
 _SECONDS = re.compile(r"(\d+)(?:\.(\d{0,9}))?s?")
@@ -48,29 +49,26 @@ def parse_moment(text: str) -> Moment:
     return Moment(int(when.replace(microsecond=0).timestamp()) * 10**9 + when.microsecond * 1000, "wall", text)
 
 
-def resolve_moment(moment: Moment, clock: Clock | None, pairs: Iterable[ClockPair]) -> int:
+def resolve_moment(
+    moment: Moment, instance: str, clock: Clock | None, pairs: Sequence[ClockPair], *, last: bool
+) -> int:
     """Gives the moment in an instance's trace clock.
 
     Args:
       clock: of the instance; None when the segment does not say.
-      pairs: the instance's clock pairs; the nearest one is used.
+      pairs: the instance's clock pairs.
+      last: of several times that a wall time may be (the clock was set back) the last rather than the first.
     Raises:
       UsageError: the clock cannot express it.
     """
     if moment.scale == "raw":
         return moment.value
-    name = "unknown" if clock is None else clock.name
+    if moment.scale == "wall":
+        wall = wall_clock(instance, clock, pairs, moment.text)
+        return wall.last_at(moment.value) if last else wall.first_at(moment.value)
     if clock is not None and not clock.is_ns:
         raise UsageError(
-            f"the trace clock {name} does not count nanoseconds", got=moment.text, expected="a value of that clock"
-        )
-    if moment.scale == "seconds":
-        return moment.value
-    nearest = min(pairs, key=lambda pair: abs(pair.realtime_ns - moment.value), default=None)
-    if nearest is None:
-        raise UsageError(
-            f"the archive does not say how the trace clock {name} relates to wall time",
-            got=moment.text,
-            expected="a value of that clock",
-        )
-    return max(moment.value - nearest.realtime_ns + nearest.trace, 0)
+            f"the trace clock {clock.name} does not count nanoseconds",
+            where=f"instance {instance}", got=moment.text, expected="a value of that clock",
+        )  # fmt: skip
+    return moment.value

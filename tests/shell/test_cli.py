@@ -182,12 +182,12 @@ def test_show_hands_over_every_filter(fake: Any) -> None:
     calls: list[Any] = []
     fake("collector.view.show", show_paths=lambda *args, **kwargs: calls.append((args, kwargs)) or Shown())
     assert main(["show", "a", "--since", "5", "--until", "1.5", "--cpu", "1-2", "-e", "s:*", "--pid", "7", "--pid", "8",
-                 "--limit", "3", "--format", "json"]) == EXIT_OK  # fmt: skip
+                 "--limit", "3", "--format", "json", "--time", "both"]) == EXIT_OK  # fmt: skip
     ((args, kwargs),) = calls
     assert args[0] == [Path("a")]
     assert kwargs == {
         "since": "5", "until": "1.5", "cpus": (1, 2), "event_globs": ["s:*"], "pids": [7, 8], "limit": 3,
-        "format": "json",
+        "format": "json", "time": "both",
     }  # fmt: skip
 
 
