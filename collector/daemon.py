@@ -34,7 +34,7 @@ from collector.pipeline import Pipeline
 from collector.service import Service
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance
-from collector.tracefs.wish import InstanceSpec
+from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks.file.sink import FilePolicy, FileSink
 from sinks.runner import SinkRunner
 
@@ -81,7 +81,7 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput, 
     group = InstanceGroup()
     service: Service | None = None
     try:
-        for own in _instance_configs(config):
+        for own in _instance_configs(config, tracefs):
             group.open(tracefs, own, _spec(own, tracefs))
         for held in group:
             if held.instance.needs_drain_before_configure:
@@ -108,9 +108,21 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput, 
         raise
 
 
-def _instance_configs(config: Config) -> list[Config]:
-    """The configuration once per instance, each with that instance as `trace`."""
-    return [config.model_copy(update={"trace": trace}) for trace in config.instances()]
+def _instance_configs(config: Config, tracefs: TracefsDir) -> list[Config]:
+    """The configuration once per instance, each with that instance as `trace`.
+
+    The default size of a sub-buffer is that for the rings of all instances together.
+    """
+    traces = config.instances()
+    online = len(tracefs.online_cpus())
+    rings = sum(online if trace.cpus is None else len(trace.cpus) for trace in traces)
+    if rings > MANY_RINGS:
+        size_kb = default_subbuf_size_kb(rings)
+        traces = tuple(
+            trace.model_copy(update={"subbuf_size_kb": size_kb}) if trace.subbuf_size_kb is None else trace
+            for trace in traces
+        )
+    return [config.model_copy(update={"trace": trace}) for trace in traces]
 
 
 async def _drain_leftover(config: Config, instance: Instance) -> None:
