@@ -45,6 +45,9 @@ _WORD_TYPES = frozenset(
 _INTERNAL_CODE_FIELDS = frozenset({"ip", "parent_ip", "func", "caller"})
 _USER_STACK = "user_stack"
 
+# Of kprobes, and of uprobes, where they lie in a process; printed as %lx, which the kernel does not follow.
+_PROBE_CODE_FIELDS = frozenset({"__probe_ip", "__probe_func", "__probe_ret_ip"})
+
 _LINE = re.compile(
     r"\s*field:(?P<decl>[^;]*);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);(?:\s*signed:(?P<signed>[01]);)?\s*$"
 )
@@ -154,12 +157,12 @@ _STRING_POINTER = re.compile(r"(const )?char \*\s*")
 def symbol_fields(fmt: EventFormat) -> tuple[str, ...]:
     """Names of the fields that hold addresses of kernel code, by offset.
 
-    Found from the conversions %ps %pS %pB %pF %pf of the print fmt, and from the names that the
+    Found from the conversions %ps %pS %pB %pF %pf of the print fmt, and from the names that probes and the
     tracers' own records use. An archive stores the symbols of just these.
     """
     if fmt.system == INTERNAL_SYSTEM and fmt.name == _USER_STACK:
         return ()
-    names = set(_printed_as_symbols(fmt.print_fmt))
+    names = _PROBE_CODE_FIELDS.union(_printed_as_symbols(fmt.print_fmt))
     if fmt.system == INTERNAL_SYSTEM:
         names |= _INTERNAL_CODE_FIELDS
     return tuple(

@@ -48,7 +48,7 @@ class Symbols:
 
 def _find_fields(of: FormatObject) -> AddressFields:
     text = of.text
-    if not text or (of.system != INTERNAL_SYSTEM and "%p" not in text and "char *" not in text):
+    if not text or (of.system != INTERNAL_SYSTEM and not any(word in text for word in ("%p", "char *", "__probe_"))):
         return AddressFields()  # parsing takes 100 µs, and there may be thousands
     try:
         parsed = parse_event_format(text, of.system)

@@ -168,6 +168,15 @@ def test_symbol_fields_are_those_printed_as_symbols(print_fmt: str, expected: tu
     assert symbol_fields(make(IP, PTR, NAME, print_fmt=print_fmt)) == expected
 
 
+def test_symbol_fields_of_probes() -> None:
+    fields = [
+        f"unsigned long {name};\toffset:{8 + 8 * at};\tsize:8;\tsigned:0;"
+        for at, name in enumerate(("__probe_func", "__probe_ret_ip", "ret"))
+    ]
+    found = symbol_fields(make(*fields, print_fmt='"(%lx <- %lx) ret=%ld", REC->__probe_func, REC->__probe_ret_ip'))
+    assert found == ("__probe_func", "__probe_ret_ip")
+
+
 def test_symbol_fields_of_the_tracers_records() -> None:
     caller = "unsigned long caller[8];\toffset:16;\tsize:64;\tsigned:0;"
     parent = "unsigned long parent_ip;\toffset:16;\tsize:8;\tsigned:0;"
