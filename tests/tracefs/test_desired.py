@@ -11,6 +11,7 @@ from collector.desired import build_spec, describe, preview
 from collector.errors import TracefsError, UsageError
 from collector.tracefs.feasible import check_desired
 from collector.tracefs.instance import Instance
+from collector.tracefs.planner import plan_instance
 from collector.tracefs.probing import read_probe
 from collector.tracefs.wish import InstanceSpec
 
@@ -156,6 +157,12 @@ def test_the_one_right_order(kernel: FakeKernel) -> None:
         ("options/func_stack_trace", "0"), ("current_tracer", "nop"), ("tracing_thresh", "0"),
         ("dynamic_events", "-:ftc_ours/open"),
     ]  # fmt: skip
+
+
+def test_a_trigger_may_turn_tracing_off_before_it_is_read_back(kernel: FakeKernel) -> None:
+    made = Instance.open(kernel, spec_of(kernel, 'triggers = {"sched:sched_switch" = ["traceoff:1"]}'))
+    assert plan_instance(made.spec, made.probe())[-1].verify == "none"
+    made.close()
 
 
 def test_a_failure_half_way_is_taken_back_in_reverse(kernel: FakeKernel) -> None:
