@@ -55,7 +55,11 @@ def read_modules(proc: Path) -> frozenset[tuple[bytes, ...]]:
         return frozenset()
     rows = (line.split() for line in lines)
     # How often a module is used changes all the time.
-    return frozenset((row[0], row[1], row[4], row[5]) for row in rows if len(row) > 5)
+    return frozenset((row[0], row[1], row[4], row[5]) for row in rows if _is_module(row))
+
+
+def _is_module(row: list[bytes]) -> bool:
+    return len(row) > 5 and row[1].isdigit() and re.fullmatch(rb"0x[0-9a-f]{1,16}", row[5]) is not None
 
 
 def _parse_number(status: bytes, key: bytes) -> int | None:

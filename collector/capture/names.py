@@ -41,6 +41,18 @@ class _Table:
     modules: frozenset[tuple[bytes, ...]]
     read_s: float
 
+    def module_at(self, address: int) -> Symbol | None:
+        """The symbol of a module that lies there; None for what is behind the module's end, and for its init code.
+
+        That is freed after the load, and what comes there next looks like the end of the module before it.
+        """
+        symbol = self.symbols.lookup(address)
+        for name, size, _, base in self.modules:
+            if symbol is not None and name.decode("utf-8", "replace") == symbol.module:
+                start = int(base, 16)
+                return symbol if not start or start <= address < start + int(size) else None
+        return symbol
+
 
 class HostNames:
     """Formats of all instances, kernel symbols and the names of threads.
@@ -155,11 +167,12 @@ class HostNames:
             return symbol if now_s - table.read_s < VOLATILE_AGE_S else None
         if modules != table.modules:
             return None  # a module that came since may lie where the table has another one, or nothing
+        symbol = table.module_at(address)
         gone = self._gone
-        before = gone.symbols.lookup(address) if gone is not None else None
+        before = gone.module_at(address) if gone is not None else None
         if gone is None or before is None or before.module not in _names(gone.modules - modules):
             return symbol
-        # What the new table has there may be a neighbour's end; a module that came since is as likely as the gone one.
+        # A module that came since is as likely as the gone one.
         return None if symbol is not None and symbol.module in _names(modules - gone.modules) else before
 
 

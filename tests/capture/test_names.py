@@ -134,7 +134,7 @@ def test_a_module_that_has_just_gone_keeps_its_name_for_a_while(machine: Host, t
     machine.load(MOD, MOD_SYMBOL)
     assert machine.name(NEW_FN, MOD_FN) == ["new_fn", "mod_fn"]
     time.now_s += GONE_AGE_S
-    assert machine.name(NEW_FN) == ["mod_fn"]  # nothing tells where a module ends
+    assert machine.name(NEW_FN) == [None]  # behind the module's end
 
 
 def test_of_two_modules_that_were_in_one_place_neither_is_named(machine: Host, time: SimpleNamespace) -> None:
