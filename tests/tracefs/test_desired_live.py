@@ -16,6 +16,7 @@ from collector.errors import TracefsError, TracefsPermissionError, UsageError
 from collector.tracefs.dynamic import group_of
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
+from tests.kernel.daemon import QUICK, assert_verifies, read_info
 
 pytestmark = pytest.mark.kernel
 
@@ -240,3 +241,43 @@ def test_a_plan_that_cannot_be_ends_with_a_message(top: TracefsDir, instance_nam
     )  # fmt: skip
     assert done.returncode == 64
     assert "allow_top_level = true" in done.stderr
+
+
+def test_probes_and_triggers_reach_the_archive(top: TracefsDir, instance_name: str, tmp_path: Path) -> None:
+    """The whole daemon: two instances, a uprobe with a stack trace in one, a filter in the other."""
+    needs(top, "dynamic_events", "uprobe_events")
+    path, offset = libc_function("getppid")
+    other = f"{instance_name}-b"
+    config = (
+        f"{QUICK}[trace]\nexclude_self = false\nbuffer_size_kb = 1024\n"
+        f'[[instances]]\ninstance = "{instance_name}"\nevents = []\nprobes = ["u:asked {path}:{offset:#x}"]\n'
+        f'filters = {{"probes:asked" = "common_pid == {os.getpid()}"}}\n'
+        'triggers = {"probes:asked" = ["stacktrace:3"]}\n'
+        f'[[instances]]\ninstance = "{other}"\nevents = ["sched:sched_switch"]\n'
+        'filters = {"sched:sched_switch" = "prev_pid == 4000000"}\n'
+    )
+    group = group_of(instance_name)
+    archive = tmp_path / "archive"
+    (tmp_path / "c.toml").write_text(config)
+    command = [Path(sys.executable).with_name("ftrace-collector"), "run", "-c", tmp_path / "c.toml", "--http", "",
+               "--output", archive]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stderr is not None
+            seen = ""
+            while f"instance={other}" not in seen:
+                line = daemon.stderr.readline()
+                assert line, seen
+                seen += line
+            for _ in range(10):
+                os.getppid()
+            daemon.terminate()
+            seen += daemon.stderr.read()
+            assert daemon.wait() == 0, seen
+        finally:
+            daemon.kill()
+    info = read_info(archive)
+    assert (info["residual"], info["lost_events"]) == (0, 0)
+    assert info["by_event"] == {f"{group}:asked": 10, "ftrace:kernel_stack": 3}
+    assert_verifies(archive)
+    assert not (top.path / "instances" / other).exists()
