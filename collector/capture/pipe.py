@@ -6,7 +6,7 @@ Formatting a line costs the kernel some 2.6 us, and the reading process pays: ra
 docs/text-pipes.md says what text cannot tell.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,8 +40,9 @@ UNPARSED = "unparsed"  # lines kept as they are, see decode_errors
 
 RESOLUTION_NS = 1000  # of a line's time
 
-# Of text a visit: the kernel formats some 25 MB a second, and another stream waits for the visit's end.
-VISIT_BYTES = 2 << 20
+# Below the ring's watermark nothing but the flush of each interval reads, so that it must take all that a second can
+# bring: the kernel formats some 40 MB of text a second. An end it needs all the same, for other streams wait for it.
+FLUSH_BYTES = 64 << 20
 
 # A "page" of the sizing is the least that a batch needs; few of its bytes are heads of entries.
 _LAYOUT = PageLayout(0, 8, 8, 8, text.PAGE_BYTES - 65536, 65536)
@@ -75,6 +76,8 @@ class TextFormats:
             return None
         kind, has, name = found
         system, event = self._event_of(kind, name)
+        if kind == text.KIND_NAMED and system == "text":
+            self._plan.set_joins(event_id)
         return parse_event_format(build_text_format(event_id, event, has), system)
 
     def _event_of(self, kind: int, name: str) -> EventName:
@@ -117,6 +120,32 @@ def build_text_format(event_id: int, name: str, has: int) -> str:
     own.append(f"char message[];\toffset:{at};\tsize:0;\tsigned:0;")
     head, body = ("".join(f"\tfield:{field}\n" for field in part) for part in (fields, own))
     return f'name: {name}\nID: {event_id}\nformat:\n{head}\n{body}\nprint fmt: "%s", REC->message\n'
+
+
+def is_graph(tracer: str, options: Collection[str]) -> bool:
+    """Whether lines are function_graph's drawing."""
+    return tracer == "function_graph" or "display-graph" in options
+
+
+def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> text.TextPlan:
+    """What a line looks like under a tracer and trace_options, as they are when the pipe is opened.
+
+    Args:
+      options: words of trace_options; `noX` is X switched off.
+      whole: lines of all CPUs come through one pipe.
+    """
+    plan = text.TextPlan(_LAYOUT, CommonHead())
+    plan.set_form(
+        whole=whole,
+        latency="latency-format" in options,
+        verbose="verbose" in options,
+        graph=is_graph(tracer, options),
+        graph_cpu="nofuncgraph-cpu" not in options,
+        graph_abstime="funcgraph-abstime" in options,
+        graph_proc="funcgraph-proc" in options,
+        graph_duration="nofuncgraph-duration" not in options,
+    )
+    return plan
 
 
 def sum_stats(stats: Sequence[CpuStats]) -> CpuStats:
@@ -177,8 +206,10 @@ class PipeStream(Stream):
         return 0
 
     def visit(self, worker: Worker, ask: Ask, max_bytes: int) -> Visit:
-        """Read, parse and encode what there is, up to max_bytes of text."""
-        visit = super().visit(worker, ask, min(max_bytes, VISIT_BYTES))
+        """Read, parse and encode what there is, up to max_bytes of text, or FLUSH_BYTES in a flush."""
+        if ask & Ask.FLUSH and max_bytes:
+            max_bytes = max(max_bytes, FLUSH_BYTES)
+        visit = super().visit(worker, ask, max_bytes)
         if self._text.total_unparsed:
             self.decode_errors[UNPARSED] = self._text.total_unparsed
         return visit
@@ -218,20 +249,10 @@ class PipeSource(LiveSource):
     ) -> None:
         super().__init__(tree, name, cpus, run, (), clock_pair, {} if whole else left_off)
         self._traced_cpus = tree.possible_cpus() if whole else cpus
-        options = (tree.try_read_text("trace_options") or "").split()
+        options = frozenset((tree.try_read_text("trace_options") or "").split())
         tracer = (tree.try_read_text("current_tracer") or "").strip()
-        self._is_graph = tracer == "function_graph" or "display-graph" in options
-        self._text_plan = text.TextPlan(_LAYOUT, CommonHead())
-        self._text_plan.set_form(
-            whole=whole,
-            latency="latency-format" in options,
-            verbose="verbose" in options,
-            graph=self._is_graph,
-            graph_cpu="nofuncgraph-cpu" not in options,
-            graph_abstime="funcgraph-abstime" in options,
-            graph_proc="funcgraph-proc" in options,
-            graph_duration="nofuncgraph-duration" not in options,
-        )
+        self._is_graph = is_graph(tracer, options)
+        self._text_plan = build_text_plan(tracer, options, whole=whole)
         self.plan = self._text_plan
         self.book = FormatBook(self.plan, TextFormats(self._text_plan, tree.list_events).get, _format_object)
         self._whole = whole

@@ -16,6 +16,7 @@ cdef struct Name:
     uint32_t event_id
     uint32_t key              # kind of line, and HAS_ bits
     uint32_t size
+    int joins                 # its text may end without a newline
     uint8_t text[NAME_MOST]
 
 
@@ -69,7 +70,7 @@ cdef class TextBatch(Batch):
     cdef int take_event(self, int is_final) noexcept nogil
     cdef const uint8_t *behind_more(self, const uint8_t *p, const uint8_t *stop, int kind, int is_final) noexcept nogil
     cdef int add_gap_of(self, const uint8_t *p) noexcept nogil
-    cdef int put_context(self, const Head *head, const uint8_t *stop) noexcept nogil
+    cdef int put_context(self, const Head *head, const uint8_t **end) noexcept nogil
     cdef int put_graph(self, const uint8_t *start, const uint8_t *stop) noexcept nogil
     cdef int put_unparsed(self, const uint8_t *start, const uint8_t *stop) noexcept nogil
     cdef int put(self, const Name *name, const Head *head, const uint8_t *p, const uint8_t *stop) noexcept nogil

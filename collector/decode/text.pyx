@@ -20,6 +20,7 @@ Grammar of a line, to the byte (kernel/trace/trace_output.c; %5s: at least 5 wid
     lost     = "CPU:" cpu " [LOST " [count " "] "EVENTS]" NL
     text     = name ": " ... or what a tracer makes of it
     more     = a line that begins no event: of a stack trace, or of a text with newlines in it
+    joined   = context text context text NL            ; of trace_printk, whose text may lack the newline
     graph    = [time " |  "] " " cpu ") " [comm "-" pid " | "] duration "|  " text NL *more    ; function_graph
 
 The comm is whatever a process calls itself, newlines included, but its width is fixed: the grammar is anchored at the
@@ -206,6 +207,11 @@ cdef class TextPlan(Plan):
         cdef bytes text = name.text[:name.size]
         return name.key & ~7, name.key & 7, text.decode("ascii")
 
+    def set_joins(self, uint32_t event_id):
+        """Say that the text of an event may end without a newline: it is printed by trace_printk."""
+        if event_id - C_FIRST_ID < self.n_names:
+            self.names[event_id - C_FIRST_ID].joins = 1
+
     cdef Name *find(self, const uint8_t *p, uint32_t size, uint32_t key) noexcept nogil:
         """The name, NULL when it has no id yet."""
         cdef uint64_t hashed = hash_name(p, size, key)
@@ -382,7 +388,7 @@ cdef class TextBatch(Batch):
                 if p == NULL:
                     return S_MORE
             if kind == LINE_CONTEXT:
-                status = self.put_context(&head, p)
+                status = self.put_context(&head, &p)
             elif kind == LINE_GRAPH:
                 status = self.put_graph(start, p)
             else:
@@ -416,9 +422,10 @@ cdef class TextBatch(Batch):
         p = behind_number(p + 4, &count) + 7   # CPU:N [LOST_
         return self.add_gap(is_digit(p[0]), number_at(p))
 
-    cdef int put_context(self, const Head *head, const uint8_t *stop) noexcept nogil:
-        """Add the event behind a head; what its text begins with tells its name."""
+    cdef int put_context(self, const Head *head, const uint8_t **end) noexcept nogil:
+        """Add the event behind a head, up to *end or to where another begins; its text begins with its name."""
         cdef const uint8_t *body = head.body
+        cdef const uint8_t *stop = end[0]
         cdef const uint8_t *p = body
         cdef const uint8_t *text = body
         cdef uint32_t has = head.has | C_HAS_COMM | (C_HAS_CPU if self.text_plan.form.whole else 0)
@@ -442,6 +449,8 @@ cdef class TextBatch(Batch):
         if key != NO_KEY:
             name = self.text_plan.find(body, size, key)
             if name != NULL:
+                if name.joins and not self.text_plan.form.latency:
+                    end[0] = stop = find_context(text, stop)
                 return self.put(name, head, text, stop)
             if self.text_plan.n_names < NAMES_MOST:
                 self.miss_name = body
@@ -667,6 +676,23 @@ cdef const uint8_t *behind_context(const uint8_t *p, Head *head) noexcept nogil:
     if q == NULL or q[0] != c':' or q[1] != c' ':
         return NULL
     return q + 2
+
+
+cdef const uint8_t *find_context(const uint8_t *p, const uint8_t *stop) noexcept nogil:
+    """The first context in a text; stop when there is none."""
+    cdef const uint8_t *q = p
+    cdef const uint8_t *body
+    cdef Head head
+    while q < stop:
+        q = <const uint8_t *> memchr(q, c'-', stop - q)
+        if q == NULL:
+            return stop
+        if q - p >= 16:
+            body = behind_context(q - 16, &head)
+            if body != NULL and body <= stop:
+                return q - 16
+        q += 1
+    return stop
 
 
 cdef const uint8_t *behind_latency(const uint8_t *p, Head *head) noexcept nogil:
