@@ -60,9 +60,11 @@ class Executor:
                 if write.sizes_memory and errno_of(error) == errno.ENOMEM:
                     raise NoMemoryError(error) from error
                 problems = self.undo()
-                if problems:
-                    error.add_note("and these could not be taken back: " + "; ".join(map(str, problems)))
-                raise
+                if not problems:
+                    raise
+                left = "not taken back: " + "; ".join(map(str, problems))
+                hint = left if error.hint is None else f"{error.hint}; {left}"
+                raise _with_hint(error, hint) from error.__cause__
 
     def undo(self, *, only_shared: bool = False) -> list[TracefsError]:
         """Take back what was done, in reverse; what fails stays for another try. Gives the failures.
@@ -134,6 +136,10 @@ def _explained(error: TracefsError, before: str, after: str) -> TracefsError:
     hint = f"the kernel says:\n{new[-1]}" if new else None
     if errno_of(error) not in (errno.EINVAL, errno.ENOENT, errno.EEXIST) and not new:
         hint = error.hint
+    return _with_hint(error, hint)
+
+
+def _with_hint(error: TracefsError, hint: str | None) -> TracefsError:
     return type(error)(error.what, where=error.where, expected=error.expected, got=error.got, hint=hint)
 
 

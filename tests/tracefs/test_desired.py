@@ -189,6 +189,18 @@ def test_a_failure_half_way_is_taken_back_in_reverse(kernel: FakeKernel) -> None
     made.close()
 
 
+def test_a_failure_says_what_could_not_be_taken_back(kernel: FakeKernel) -> None:
+    kernel.refused[(f"{SWITCH_FILES}/filter", "foo == 1")] = errno.EINVAL
+    kernel.refused[("dynamic_events", "-:ftc_ours/open")] = errno.EBUSY
+    keys = 'probes = ["p:open vfs_read"]\nfilters = {"sched:sched_switch" = "foo == 1"}'
+    made = Instance.open(kernel, spec_of(kernel, keys))
+    with pytest.raises(TracefsError, match=r"(?s)Field not found.*not taken back: .*dynamic_events.*EBUSY"):
+        made.configure()
+    kernel.refused.clear()
+    undo(made)
+    assert (kernel.path / "dynamic_events").read_text() == ""
+
+
 def test_what_cannot_be_taken_back_now_is_tried_again(kernel: FakeKernel) -> None:
     made = set_up(kernel, 'probes = ["p:open vfs_read"]')
     kernel.refused[("dynamic_events", "-:ftc_ours/open")] = errno.EBUSY  # somebody has enabled it
