@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -98,13 +99,18 @@ class Mentions:
         """Takes one event's entries of one block, with their times.
 
         Args:
-          only: of these threads, and only what says their names.
+          only: of these threads, each mention.
         """
         name, columns, times = fields.format.full_name, fields.columns, fields.ts
         if times is None or any(wanted not in columns for wanted in WANTED[name]):
             return  # a kernel whose format has other fields
         for pid_field, comm_field in _MENTIONS.get(name, ()):
-            self._add_mentions(times, columns[pid_field], columns[comm_field], only)
+            if only is None:
+                self._add_mentions(times, columns[pid_field], columns[comm_field])
+            else:
+                for ts, pid, comm in zip(times, columns[pid_field], columns[comm_field], strict=True):
+                    if pid in only:
+                        self._points[pid].append((ts, comm))
         if only is not None:
             return
         if name == _RENAME:
@@ -139,14 +145,20 @@ class Mentions:
         }
         return (changing | self._births.keys() | {pid for _, pid in self._execs}) - {0}
 
-    def _add_mentions(
-        self, times: Sequence[int], pids: Sequence[int], comms: Sequence[bytes], only: Collection[int] | None
-    ) -> None:
+    def find_returning(self) -> set[int]:
+        """Gives the threads that seem to have had a name twice, with another one between: each mention matters."""
+        found = set()
+        for pid, points in self._points.items():
+            comms = [comm for comm, _ in groupby(comm for _, comm in sorted(points, key=itemgetter(0)))]
+            if len(comms) > len(set(comms)):
+                found.add(pid)
+        return found - {0}
+
+    def _add_mentions(self, times: Sequence[int], pids: Sequence[int], comms: Sequence[bytes]) -> None:
         """Keeps, of a row of mentions by one name, the first and the last."""
-        rows = zip(times, pids, comms, strict=True)
         last: dict[int, tuple[int, int, bytes]] = {}
         points = self._points
-        for row in rows if only is None else [row for row in rows if row[1] in only]:
+        for row in zip(times, pids, comms, strict=True):
             before = last.get(row[1])
             if before is None or before[2] != row[2]:
                 if before is not None:

@@ -120,6 +120,7 @@ class View:
         places = [
             p for p in self.segment.places if p.kind == Kind.BLOCK and p.stream is not None and p.stream[0] in instances
         ]
+        timed: list[int] = []
         untimed: list[tuple[int, set[int]]] = []
         for offset, fields in self._decode(self.segment.good(places), CHANGES):
             pids: set[int] = set()
@@ -130,15 +131,23 @@ class View:
                     mentions.add(of)
             if pids:
                 untimed.append((offset, pids))
+            elif fields:
+                timed.append(offset)
         changing = mentions.find_changing()
-        again = (self.segment.record_at(offset) for offset, pids in untimed if not changing.isdisjoint(pids))
-        for _, fields in self._decode((record for record in again if isinstance(record, Record)), None):
-            for of in fields:
-                mentions.add(of, changing)
+        again = [offset for offset, pids in untimed if not changing.isdisjoint(pids)]
+        self._add_again(mentions, again, changing)
+        if returning := mentions.find_returning():
+            self._add_again(mentions, timed, returning)
         tgids = self._objects.saved.tgids
         mentions.finish(lambda pid: tgids[pid][0][1] if pid in tgids else None)
         return mentions
 
+
+    def _add_again(self, mentions: Mentions, offsets: Iterable[int], pids: Collection[int]) -> None:
+        records = (self.segment.record_at(offset) for offset in offsets)
+        for _, fields in self._decode((record for record in records if isinstance(record, Record)), None):
+            for of in fields:
+                mentions.add(of, pids)
 
     def _decode(
         self, records: Iterable[Record], timed: Collection[str] | None

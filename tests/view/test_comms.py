@@ -117,6 +117,18 @@ def test_a_thread_that_changes_its_name_gets_another_object_after_a_while(
     assert [comm for comm, _ in names(path)] == ["a", "a", "b", "a"]
 
 
+@pytest.mark.parametrize("fork", [False, True])
+def test_a_name_that_is_taken_up_again_on_another_cpu(tmp_path: Path, fork: bool) -> None:
+    rows = [switch(ts, (7, b"one"), (0, b"")) for ts in (10, 20, 60, 70)]
+    rows += [plain(ts, 7) for ts in (15, 25, 55, 61, 75)]
+    if fork:  # then the block's times are looked at from the start
+        values = {"parent_comm": b"sh\0", "parent_pid": 5, "child_comm": b"sh\0", "child_pid": 6}
+        rows.append((80, 5, "sched:sched_process_fork", values))
+    other = [switch(50, (0, b""), (7, b"two")), plain(51, 7)]
+    path = write_segment(tmp_path, [(CPU0, sorted(rows, key=lambda row: row[0])), (CPU1, other)])
+    assert [comm for comm, _ in names(path)] == ["one", "one", "two", "two", "one", "one"]
+
+
 def test_instances_share_mentions_where_they_share_the_clock(tmp_path: Path) -> None:
     of = header(0, {("main", 0): Totals(), ("other", 0): Totals(), ("count", 0): Totals()})
     of["instances"]["other"] = of["instances"]["main"]
