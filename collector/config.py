@@ -102,7 +102,7 @@ class TraceConfig(_Section):
     on_leftover: Literal["adopt", "remove"] = "adopt"  # an instance of ours left by a crash
     exclude_self: bool = True  # the collector's own threads are not traced
     on_interference: Literal["record", "repair"] = "record"  # somebody else changes the instance
-    read: Literal["raw", "text"] = "raw"  # the rings, or what the kernel prints of them
+    read: Literal["raw", "text", "text-merged"] = "raw"  # the rings; what the kernel prints of each, or of all in one
     buffer_size_kb_per_cpu: Sizes = {}  # {cpu: KiB} of those that differ from buffer_size_kb
     tracer: str = "nop"  # of the instance's available_tracers
     options: dict[str, bool] = {}  # {file of options/: on}; all others stay

@@ -180,8 +180,16 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     left_off: Mapping[int, LeftOff] = {}
     if instance.existed:
         left_off = find_left_off(Path(config.archive.folder), instance.spec.name, boot_id())
-    if config.trace.read == "text":
-        return PipeSource(instance.dir, instance.spec.name, instance.cpus, run_id, instance.read_clock_pair, left_off)
+    if config.trace.read != "raw":
+        return PipeSource(
+            instance.dir,
+            instance.spec.name,
+            instance.cpus,
+            run_id,
+            instance.read_clock_pair,
+            left_off,
+            whole=config.trace.read == "text-merged",
+        )
     return LiveSource(
         instance.dir,
         instance.spec.name,

@@ -93,7 +93,7 @@ def _wanted(trace: TraceConfig) -> Wanted:
         cpu_buffers_kb=trace.buffer_size_kb_per_cpu,
         cpus=trace.cpus,
         tracer=trace.tracer,
-        text=trace.read == "text",
+        text=trace.read != "raw",
         options=tuple(trace.options),
         needs=tuple(_needs(trace)),
         shared=tuple(key for key in SHARED_SETTINGS if getattr(trace, key) is not None),
