@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -110,13 +109,13 @@ class Mentions:
             else:
                 for ts, pid, comm in zip(times, columns[pid_field], columns[comm_field], strict=True):
                     if pid in only:
-                        self._points[pid].append((ts, comm))
+                        self._points[pid].append((ts, _cut(comm)))
         if only is not None:
             return
         if name == _RENAME:
             self._renames = True
             for ts, pid, old, new in zip(times, *map(columns.__getitem__, WANTED[name]), strict=True):
-                self._points[pid] += ((ts, old), (ts + 1, new))  # traced before the name is set
+                self._points[pid] += ((ts, _cut(old)), (ts + 1, _cut(new)))  # traced before the name is set
         elif name == _EXEC:
             self._execs += zip(times, columns["pid"], strict=True)
         elif name == _NEWTASK and fields.pid is not None:
@@ -132,7 +131,7 @@ class Mentions:
         for pid_field, comm_field in _MENTIONS.get(fields.format.full_name, ()):
             if pid_field in fields.columns and comm_field in fields.columns:
                 for pid, comm in set(zip(fields.columns[pid_field], fields.columns[comm_field], strict=True)):
-                    self._names[pid].add(comm)
+                    self._names[pid].add(_cut(comm))
                     pids.add(pid)
         return pids
 
@@ -145,14 +144,21 @@ class Mentions:
         }
         return (changing | self._births.keys() | {pid for _, pid in self._execs}) - {0}
 
-    def find_returning(self) -> set[int]:
-        """Gives the threads that seem to have had a name twice, with another one between: each mention matters."""
-        found = set()
+    def find_returning(self) -> dict[int, tuple[int, int]]:
+        """Gives the threads that seem to have had a name twice, with another one between, and from when to when.
+
+        There each mention matters: those between the first and the last of a row were left out. Where renames are
+        recorded they say it all.
+        """
+        found: dict[int, tuple[int, int]] = {}
+        if self._renames:
+            return found
         for pid, points in self._points.items():
-            comms = [comm for comm, _ in groupby(comm for _, comm in sorted(points, key=itemgetter(0)))]
-            if len(comms) > len(set(comms)):
-                found.add(pid)
-        return found - {0}
+            points.sort(key=itemgetter(0))
+            changes = [at for at in range(1, len(points)) if points[at][1] != points[at - 1][1]]
+            if pid and len(changes) + 1 > len({comm for _, comm in points}):
+                found[pid] = points[changes[0] - 1][0], points[changes[-1]][0]
+        return found
 
     def _add_mentions(self, times: Sequence[int], pids: Sequence[int], comms: Sequence[bytes]) -> None:
         """Keeps, of a row of mentions by one name, the first and the last."""
@@ -162,11 +168,11 @@ class Mentions:
             before = last.get(row[1])
             if before is None or before[2] != row[2]:
                 if before is not None:
-                    points[row[1]].append((before[0], before[2]))
-                points[row[1]].append((row[0], row[2]))
+                    points[row[1]].append((before[0], _cut(before[2])))
+                points[row[1]].append((row[0], _cut(row[2])))
             last[row[1]] = row
         for ts, pid, comm in last.values():
-            points[pid].append((ts, comm))
+            points[pid].append((ts, _cut(comm)))
 
     def finish(self, tgid_of: Callable[[int], int | None]) -> None:
         """Brings what was added into order; nothing may be added afterwards.
@@ -226,12 +232,17 @@ class Mentions:
         return True, known[bisect_right(known, ts, key=itemgetter(0)) - 1][1]
 
 
+def _cut(comm: bytes) -> bytes:
+    """Fields are of 16 bytes or as long as the name: compare what is before the NUL."""
+    return comm.partition(b"\0")[0]
+
+
 def _draw_line(points: list[tuple[int, bytes | None]], births: Iterable[int]) -> _Line:
     """Orders points by time and leaves out those that change nothing."""
     points.sort(key=itemgetter(0))
     born = set(births)
     # An unknown name is the one that is mentioned next, if the thread lives until then.
-    comms = [None if comm is None else comm.partition(b"\0")[0] for _, comm in points]
+    comms = [comm for _, comm in points]
     for at in range(len(points) - 1):
         if comms[at] is None and points[at + 1][0] not in born:
             comms[at] = comms[at + 1]

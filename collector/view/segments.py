@@ -10,7 +10,7 @@ from ..archive.block import PickedFields, decode_fields
 from ..archive.bodies import Clock
 from ..archive.frame import Kind, Record
 from ..archive.objects import ClockPair, FormatObject, StoredObject, parse_clock, parse_format, parse_names
-from ..archive.reader import Segment, open_segment
+from ..archive.reader import Place, Segment, open_segment
 from ..errors import SegmentError
 from .comms import CHANGES, WANTED, Mentions, Saved, Threads
 from .symbols import Symbols
@@ -120,7 +120,8 @@ class View:
         places = [
             p for p in self.segment.places if p.kind == Kind.BLOCK and p.stream is not None and p.stream[0] in instances
         ]
-        timed: list[int] = []
+        timed: list[Place] = []
+        by_offset = {place.offset: place for place in places}
         untimed: list[tuple[int, set[int]]] = []
         for offset, fields in self._decode(self.segment.good(places), CHANGES):
             pids: set[int] = set()
@@ -132,12 +133,14 @@ class View:
             if pids:
                 untimed.append((offset, pids))
             elif fields:
-                timed.append(offset)
+                timed.append(by_offset[offset])
         changing = mentions.find_changing()
         again = [offset for offset, pids in untimed if not changing.isdisjoint(pids)]
         self._add_again(mentions, again, changing)
         if returning := mentions.find_returning():
-            self._add_again(mentions, timed, returning)
+            spans = returning.values()
+            again = [p.offset for p in timed if any(p.first_ts <= end and p.last_ts >= start for start, end in spans)]
+            self._add_again(mentions, again, returning.keys())
         tgids = self._objects.saved.tgids
         mentions.finish(lambda pid: tgids[pid][0][1] if pid in tgids else None)
         return mentions
