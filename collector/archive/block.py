@@ -165,7 +165,6 @@ def decode_fields(
     pid: Sequence[int] = ()
     if has_times:
         kind = decode_integers(top[0], n, 2 if len(head.kinds) > 256 else 1, False, budget)
-        _check_kinds(head, kind)
         kind = bytes(kind) if len(head.kinds) <= 256 else kind
         ts = _decode_times(top[1], head, budget)
     if has_times and timed is not None:
@@ -190,15 +189,23 @@ def decode_fields(
 
 
 def _pick(values: Sequence[int], kind: Sequence[int], at: int, entries: int) -> list[int]:
-    """Gives the values of the entries of one kind."""
+    """Gives the values of the entries of one kind.
+
+    Raises:
+      SegmentError: there are not so many.
+    """
+    picked: list[int] = []
     if not isinstance(kind, bytes):
-        return [value for value, found in zip(values, kind, strict=True) if found == at]
-    if entries * 32 > len(kind):
-        return list(compress(values, kind.translate(bytes(found == at for found in range(256)))))
-    picked, place = [], kind.find(at)
-    while place >= 0:
-        picked.append(values[place])
-        place = kind.find(at, place + 1)
+        picked = [value for value, found in zip(values, kind, strict=True) if found == at]
+    elif entries * 32 > len(kind):
+        picked = list(compress(values, kind.translate(bytes(found == at for found in range(256)))))
+    else:
+        place = kind.find(at)
+        while place >= 0:
+            picked.append(values[place])
+            place = kind.find(at, place + 1)
+    if len(picked) != entries:
+        raise SegmentError("block: kinds", expected=f"{entries} entries of kind {at}", got=str(len(picked)))
     return picked
 
 
