@@ -227,3 +227,16 @@ def test_the_daemon_reads_text(start_daemon: StartDaemon, start_load: StartLoad)
 
 def show(archive: Path) -> bytes:
     return subprocess.run([COMMAND, "show", archive], check=True, capture_output=True).stdout
+
+
+def test_the_daemon_reads_the_pipe_of_all_cpus(start_daemon: StartDaemon, start_load: StartLoad) -> None:
+    config = READ_TEXT.replace("text", "text-merged") + QUICK
+    daemon = start_daemon("-e", "raw_syscalls:*", "--buffer-size-kb", "32768", config=config).wait_ready()
+    for cpu in CPUS:
+        start_load("syscalls", cpu, CALLS).communicate()
+    assert daemon.stop() == 0
+    info = read_info(daemon.archive)
+    assert (info["residual"], info["lost_events"]) == (0, 0)
+    assert [stream["cpu"] for stream in info["streams"]] == [WHOLE_PIPE_CPU]
+    assert info["events"] >= 2 * CALLS * len(CPUS)
+    assert_verifies(daemon.archive)
