@@ -7,12 +7,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import decode, idle, live, streams
+from . import decode, idle, live, streams, text
 from .kernel import open_tracefs, remove_leftovers
 from .loads import Programs
 from .report import describe_machine, say, write_section
 
-SECTIONS = {"live": live.measure, "decode": decode.measure, "idle": idle.measure, "streams": streams.measure}
+SECTIONS = {
+    "live": live.measure, "decode": decode.measure, "idle": idle.measure, "streams": streams.measure,
+    "text": text.measure,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -32,11 +35,11 @@ def main() -> int:
             for name in args.sections or SECTIONS:
                 say(f"{name} ...")
                 load_before = os.getloadavg()
-                text = SECTIONS[name](programs, Path(folder), max(1, args.runs))
-                text = f"{describe_machine(load_before)}\n\n{text}"
-                print(f"## {name}\n\n{text}\n", flush=True)
+                tables = SECTIONS[name](programs, Path(folder), max(1, args.runs))
+                tables = f"{describe_machine(load_before)}\n\n{tables}"
+                print(f"## {name}\n\n{tables}\n", flush=True)
                 if args.write:
-                    write_section(name, text)
+                    write_section(name, tables)
     finally:
         remove_leftovers()
     return 0

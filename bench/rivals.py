@@ -76,7 +76,7 @@ def _record(programs: Programs, work: Path, load: Load, mode: str, subbuf_kb: in
     out = work / "pages"
     with instance("rival", load, subbuf_kb) as tree:
         words = [programs.recorder, mode, tree.path / f"per_cpu/cpu{TRACED_CPU}/trace_pipe_raw"]
-        recorder = _start_pinned([*words, "-" if mode == "null" else out])
+        recorder = start_pinned([*words, "-" if mode == "null" else out])
         try:
             time.sleep(STARTED_S)
             programs.run_load(load, load.count)
@@ -84,7 +84,7 @@ def _record(programs: Programs, work: Path, load: Load, mode: str, subbuf_kb: in
             tree.write("tracing_on", "0")
         finally:
             recorder.send_signal(signal.SIGTERM)
-            cpu_s, _ = _reap(recorder)
+            cpu_s, _ = reap(recorder)
         stats = tree.read_stats(TRACED_CPU)
     size_bytes = None if mode == "null" else out.stat().st_size
     out.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def record_pages(programs: Programs, load: Load, count: int, out: Path, subbuf_k
     """Record a load's sub-buffers into a file."""
     with instance("pages", load, subbuf_kb, buffer_kb=65536) as tree:
         pipe = tree.path / f"per_cpu/cpu{TRACED_CPU}/trace_pipe_raw"
-        recorder = _start_pinned([programs.recorder, "read", pipe, out])
+        recorder = start_pinned([programs.recorder, "read", pipe, out])
         try:
             time.sleep(STARTED_S)
             programs.run_load(load, count)
@@ -103,19 +103,19 @@ def record_pages(programs: Programs, load: Load, count: int, out: Path, subbuf_k
             tree.write("tracing_on", "0")
         finally:
             recorder.send_signal(signal.SIGTERM)
-            _reap(recorder)
+            reap(recorder)
 
 
 def _decode(programs: Programs, load: Load, mode: str) -> Cost:
     with instance("rival", load, 4, LIBRARY_BUFFER_KB) as tree:
         tree.write("tracing_on", "0")
         tree.clear("trace")
-        startup_s, _ = _reap(_start_pinned([programs.decoder, mode, tree.path.name]))  # it reads all formats
+        startup_s, _ = reap(start_pinned([programs.decoder, mode, tree.path.name]))  # it reads all formats
         tree.write("tracing_on", "1")
         programs.run_load(load, load.small_count)
         tree.write("tracing_on", "0")
         lost = tree.read_stats(TRACED_CPU).overrun
-        cpu_s, printed = _reap(_start_pinned([programs.decoder, mode, tree.path.name]))
+        cpu_s, printed = reap(start_pinned([programs.decoder, mode, tree.path.name]))
         return Cost(int(printed), lost, max(cpu_s - startup_s, 0.0), None)
 
 
@@ -124,8 +124,8 @@ def _perf(programs: Programs, work: Path, load: Load) -> Cost:
     events = [word for system in load.systems for word in ("-e", f"{system}:*")]
     words = [str(programs.load), load.name, str(TRACED_CPU), str(load.small_count)]
     record = ["perf", "record", "-q", "-C", str(TRACED_CPU), "-m", PERF_PAGES, *events, "-o", str(out), "--", *words]
-    traced_s, _ = _reap(subprocess.Popen(record, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
-    plain_s, _ = _reap(subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True))
+    traced_s, _ = reap(subprocess.Popen(record, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True))
+    plain_s, _ = reap(subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True))
     report = ["perf", "report", "-i", str(out), "--stats"]
     text = subprocess.run(report, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
     found = re.search(r"SAMPLE events:\s+(\d+)", text)
@@ -134,12 +134,12 @@ def _perf(programs: Programs, work: Path, load: Load) -> Cost:
     return Cost(int(found[1]) if found else 0, None, max(traced_s - plain_s, 0.0), size_bytes)
 
 
-def _start_pinned(words: list[object]) -> subprocess.Popen[str]:
+def start_pinned(words: list[object]) -> subprocess.Popen[str]:
     command = ["taskset", "-c", str(READER_CPU), *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _reap(process: subprocess.Popen[str]) -> tuple[float, str]:
+def reap(process: subprocess.Popen[str]) -> tuple[float, str]:
     """Wait for a process; gives its CPU seconds, those of its children included, and what it printed.
 
     Its output must fit a pipe. Whatever happens it has ended afterwards.
