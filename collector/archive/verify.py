@@ -192,7 +192,7 @@ class _SegmentCheck:
                 self._formats[stored.id] = parse_format(stored)
             case "clock":
                 parse_clock(stored)
-            case "symbols" | "printk" | "comms" | "tgids":
+            case "symbols" | "printk" | "comms" | "comms_proc" | "tgids":
                 parse_names(stored)
 
     def _block(self, record: Record) -> None:
