@@ -189,7 +189,11 @@ def _daemon(programs: Programs, work: Path, load: Load, config: Path) -> tuple[f
         time.sleep(FLUSHED_S)
         cpu_s, events = daemon.cpu_s() - before_s, tree.read_stats(TRACED_CPU).read_events - before
         daemon.stop()
-    return cpu_s / events * 1e6, read_archive(out).is_complete
+    archive = read_archive(out)
+    if not archive.is_complete:
+        say(f"text {load.name}: lost {archive.info['lost_events']}, residual {archive.info['residual']}, "
+            f"verify passes: {archive.verified}")  # fmt: skip
+    return cpu_s / events * 1e6, archive.is_complete
 
 
 def _wait_drained(tree: TracefsDir, most: int) -> None:
