@@ -57,7 +57,7 @@ def test_what_was_written_before_the_signal_is_archived(start_daemon: StartDaemo
     assert not daemon.instance.exists()
     assert read_info(daemon.archive)["residual"] == 0
     assert_verifies(daemon.archive)
-    assert "`ftrace-collector show" in daemon.messages
+    assert f"ftrace-collector show {daemon.archive}`" in daemon.messages
 
 
 def test_ends_by_itself_after_its_duration(start_daemon: StartDaemon) -> None:
