@@ -16,8 +16,8 @@ from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget
 from collector.capture.formats import FormatBook
-from collector.capture.sizing import BatchSize, batch_size
-from collector.capture.source import CaptureSizes, LiveSource
+from collector.capture.sizing import BatchSize
+from collector.capture.source import LiveSource
 from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
 from collector.decode import text
 from collector.decode.plan import CommonHead
@@ -265,42 +265,21 @@ class PipeSource(LiveSource):
             self.crash_lost = {WHOLE_PIPE_CPU: None if then is None else then.unarchived(now)}
             self._ring_bytes = {WHOLE_PIPE_CPU: sum(self._ring_bytes.values())}
 
-    def open_streams(
+    def _open_stream(
         self,
+        cpu: int,
+        size: BatchSize,
         budget: ByteBudget,
-        sizes: CaptureSizes,
+        block_age_s: float,
         keep_page: Callable[[StreamKey, str, bytes], None],
-        *,
-        streams_in_all: int,
-    ) -> BatchSize:
-        """Open the pipes and take the memory for their batches; gives its size.
-
-        Raises:
-          ConfigError: the budget is too small.
-          TracefsError: a pipe cannot be opened: another reader has it.
-        """
-        size = batch_size(
-            streams=streams_in_all,
-            workers=sizes.workers,
-            subbuf_bytes=self.plan.subbuf_size,
-            entries_per_page=self.plan.entries_per_page,
-            block_bytes=sizes.block_bytes,
-            budget_bytes=budget.limit_bytes,
-        )
-        for cpu in self.cpus:
-            lease = budget.try_take(size.size_bytes)
-            assert lease is not None, "batch_size() has checked that it fits"
-            self._leases.append(lease)
-            fd = self.tree.open_pipe(None if self._whole else cpu)
-            self._fds.append(fd)
-            batch = text.TextBatch(self._text_plan, size.pages_bytes, size.capacity)
-            self.streams.append(
-                PipeStream(
-                    StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
-                    self.base.get(cpu, KernelCounts()), budget, sizes.block_age_s, self._is_graph,
-                )
-            )  # fmt: skip
-        return size
+    ) -> Stream:
+        fd = self.tree.open_pipe(None if self._whole else cpu)
+        self._fds.append(fd)
+        batch = text.TextBatch(self._text_plan, size.pages_bytes, size.capacity)
+        return PipeStream(
+            StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
+            self.base.get(cpu, KernelCounts()), budget, block_age_s, self._is_graph,
+        )  # fmt: skip
 
     def header(self) -> dict[str, Any]:
         """What a segment's header says of the instance; times of ns clocks are rounded to `resolution_ns`."""

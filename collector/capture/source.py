@@ -79,12 +79,12 @@ class Source:
 
         Raises:
           ConfigError: the budget is too small.
-          TracefsError: a ring cannot be opened.
+          TracefsError: a ring cannot be opened, or another reader has the pipe.
         """
         size = batch_size(
             streams=streams_in_all,
             workers=sizes.workers,
-            subbuf_bytes=self.layout.subbuf_size,
+            subbuf_bytes=self.plan.subbuf_size,
             entries_per_page=self.plan.entries_per_page,
             block_bytes=sizes.block_bytes,
             budget_bytes=budget.limit_bytes,
@@ -93,22 +93,30 @@ class Source:
             lease = budget.try_take(size.size_bytes)
             assert lease is not None, "batch_size() has checked that it fits"
             self._leases.append(lease)
-            fd = self.tree.open_raw(cpu)
-            self._fds.append(fd)
-            self.streams.append(
-                Stream(
-                    StreamKey(self.run, self.name, cpu),
-                    fd,
-                    Batch(self.plan, size.pages_bytes, size.capacity),
-                    self.book,
-                    self._stats_reader(cpu),
-                    self.base.get(cpu, KernelCounts()),
-                    budget,
-                    keep_page,
-                    sizes.block_age_s,
-                )
-            )
+            self.streams.append(self._open_stream(cpu, size, budget, sizes.block_age_s, keep_page))
         return size
+
+    def _open_stream(
+        self,
+        cpu: int,
+        size: BatchSize,
+        budget: ByteBudget,
+        block_age_s: float,
+        keep_page: Callable[[StreamKey, str, bytes], None],
+    ) -> Stream:
+        fd = self.tree.open_raw(cpu)
+        self._fds.append(fd)
+        return Stream(
+            StreamKey(self.run, self.name, cpu),
+            fd,
+            Batch(self.plan, size.pages_bytes, size.capacity),
+            self.book,
+            self._stats_reader(cpu),
+            self.base.get(cpu, KernelCounts()),
+            budget,
+            keep_page,
+            block_age_s,
+        )
 
     def header(self) -> dict[str, Any]:
         """What a segment's header says of the instance."""
