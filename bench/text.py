@@ -93,7 +93,7 @@ def _parser_row(lines: Path, runs: int) -> tuple[tuple[str, ...], float]:
     variants: dict[str, Callable[[TextBatch, Encoder], object]] = {
         "parse": lambda batch, encoder: None,
         "encode": lambda batch, encoder: encoder.encode(batch),
-        "zstd": lambda batch, encoder: (encoder.encode(batch), encoder.compress(compress)),
+        "zstd": lambda batch, encoder: _encode_and_compress(batch, encoder, compress),
     }
     passes = {name: [_run_pass(lines, take) for _ in range(runs)] for name, take in variants.items()}
     one = passes["parse"][0]
@@ -148,6 +148,11 @@ def _record(programs: Programs, load: Load, out: Path) -> None:
         _reader(programs, load, tree, "read", out)
 
 
+def _encode_and_compress(batch: TextBatch, encoder: Encoder, compress: Callable[[bytes], bytes]) -> None:
+    encoder.encode(batch)
+    encoder.compress(compress)
+
+
 def _drop(programs: Programs, load: Load) -> float:
     """CPU seconds per million events of reading the text and dropping it."""
     with instance("text", load, 64, BUFFER_KB) as tree:
@@ -187,13 +192,13 @@ def _daemon(programs: Programs, work: Path, load: Load, config: Path) -> tuple[f
         programs.run_load(load, FACTOR * load.small_count)
         _wait_drained(tree, load.small_count)
         time.sleep(FLUSHED_S)
-        cpu_s, events = daemon.cpu_s() - before_s, tree.read_stats(TRACED_CPU).read_events - before
+        cpu_s, taken = daemon.cpu_s() - before_s, tree.read_stats(TRACED_CPU).read_events - before
         daemon.stop()
     archive = read_archive(out)
     if not archive.is_complete:
         say(f"text {load.name}: lost {archive.info['lost_events']}, residual {archive.info['residual']}, "
             f"verify passes: {archive.verified}")  # fmt: skip
-    return cpu_s / events * 1e6, archive.is_complete
+    return cpu_s / taken * 1e6, archive.is_complete
 
 
 def _wait_drained(tree: TracefsDir, most: int) -> None:
