@@ -1,9 +1,13 @@
-"""What a sink is."""
+"""What a sink is: one that keeps an archive itself, and one that brings it over a network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from collector.batch import Block, Delivery, Note, SinkState
+import trio
+
+from collector.archive.frame import Kind
+from collector.batch import Block, Delivery, Note, SinkState, StreamKey
 
 Item = Block | Note
 
@@ -34,3 +38,55 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """No more items will come."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parcel:
+    """One record of the segment format on its way to a receiver.
+
+    A receiver that starts at a HEADER decodes all that follows: the OBJECTs that a block refers to stand before it,
+    again behind each HEADER.
+    """
+
+    kind: Kind
+    body: bytes  # one msgpack object, as docs/segment-format.md has it
+    run: bytes  # 16 bytes
+    stream: StreamKey | None = None  # of blocks and of records about one stream
+    number: int = -1  # of a block; (stream, number) names it everywhere
+    events: int = 0  # entries in a block
+    first_ts: int = 0  # of a block, in the unit of the stream's clock
+    last_ts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransportState:
+    """How the way to a receiver is."""
+
+    connected: bool = False
+    last_error: str | None = None  # why not, or why the last batch was not taken
+    certificate_not_after_s: float | None = None  # wall time at which the server's certificate ends
+
+
+class Transport(Protocol):
+    """Brings parcels to a receiver on a network.
+
+    Every wait in it has a deadline; nothing in it retries a batch: the runner backs off and sends again.
+    """
+
+    name: str
+    state: TransportState
+    max_in_flight: int  # batches that may be on their way at once
+    batch_bytes: int  # bodies of one batch together, unless one alone is larger
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold connections until cancelled; started at once, also while no receiver is there."""
+
+    async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
+        """Bring a batch to the receiver, and wait until it has acknowledged all of it.
+
+        Called up to `max_in_flight` times at once; batches go out in the order of the calls.
+
+        DELIVERED: acknowledged. ERRORED: not, or nobody knows; it is sent again. REJECTED: the receiver will never
+        take it; `state.last_error` says why.
+        """
+        ...
