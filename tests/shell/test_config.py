@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from collector.config import (
-    MIB,
     Config,
     InvalidConfigError,
     Layer,
@@ -18,6 +17,7 @@ from collector.config import (
     parse_layers,
     split_listen,
 )
+from collector.config_types import MIB
 from collector.errors import EXIT_CONFIG, ConfigError
 
 
