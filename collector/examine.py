@@ -20,7 +20,7 @@ from collector.tracefs.doctor import Report, judge
 from collector.tracefs.facts import OK, Facts, NeighbourFacts, PlaceFacts, PlanFacts, Wanted
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.neighbours import read_neighbours
-from collector.tracefs.survey import SYSTEM, Roots, parse_mount, read_host, read_mount, read_tree
+from collector.tracefs.survey import SYSTEM, Roots, parse_mount, read_host, read_mount, read_tree, remove_orphans
 
 # {kind of a probe, as its line begins: capability}
 _PROBE_NEEDS = {
@@ -44,6 +44,7 @@ def examine(config: Config) -> Report:
     tree, neighbours, plans = None, NeighbourFacts(), dict[str, PlanFacts]()
     if mount.path is not None and mount.access == OK:
         tracefs = TracefsDir(Path(mount.path))
+        remove_orphans(tracefs)
         neighbours = read_neighbours(tracefs)
         with _exit_on_terminate():
             tree = read_tree(tracefs)

@@ -4,12 +4,14 @@ Files are opened for reading and closed again. The one thing that is changed is 
 made with tracing off and removed again.
 """
 
+import contextlib
 import errno
+import fcntl
 import gzip
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +24,7 @@ from collector.tracefs.files import TracefsDir, errno_of, find_tracefs, read_mem
 from collector.tracefs.instance import in_initial_pid_namespace
 from collector.tracefs.kconfig import parse_kconfig
 
-PROBE_INSTANCE = "ftc-doctor-{pid}"
+_PROBE_INSTANCE = "ftc-doctor-"  # and the process id
 
 _LARGE_SUBBUF_KB = "64"
 _REMOVE_TRIES = 50
@@ -104,22 +106,63 @@ def probe_instance(tracefs: TracefsDir) -> InstanceFacts:
     Raises:
       TracefsError: it can't be removed.
     """
-    tree = tracefs.instance(PROBE_INSTANCE.format(pid=os.getpid()))
+    tree = tracefs.instance(f"{_PROBE_INSTANCE}{os.getpid()}")
+    with contextlib.ExitStack() as held:
+        try:
+            os.mkdir(tree.path, 0o750)
+            held.enter_context(_hold(tree.path))
+        except OSError as error:
+            return InstanceFacts(_errno_name(error.errno))
+        try:
+            tree.write("tracing_on", "0")
+            return InstanceFacts(
+                made=OK,
+                files=_read_access(tree.path, INSTANCE_FILES),
+                tracers=tuple((tree.try_read_text("available_tracers") or "").split()),
+                options=_names(tree.path / "options"),
+                large_subbufs=_try_large_subbufs(tree),
+            )
+        finally:
+            _remove(tree.path)
+
+
+def remove_orphans(tracefs: TracefsDir) -> None:
+    """Remove what a doctor that was killed left: its process is gone, and nobody holds the instance.
+
+    The process alone would not do: this one may not see it, from a pid namespace of its own.
+    """
+    for name in _names(tracefs.path / "instances"):
+        number = name.removeprefix(_PROBE_INSTANCE)
+        if number == name or not number.isdecimal() or (int(number) != os.getpid() and _is_running(int(number))):
+            continue
+        path = tracefs.instance(name).path
+        with contextlib.suppress(OSError), _hold(path):  # removed by another, held, or in use
+            os.rmdir(path)
+
+
+@contextlib.contextmanager
+def _hold(path: Path) -> Iterator[None]:
+    """Hold the folder's lock, which doesn't hinder rmdir.
+
+    Raises:
+      OSError: somebody else has it, or the folder is gone.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.mkdir(tree.path, 0o750)
-    except OSError as error:
-        return InstanceFacts(_errno_name(error.errno))
-    try:
-        tree.write("tracing_on", "0")
-        return InstanceFacts(
-            made=OK,
-            files=_read_access(tree.path, INSTANCE_FILES),
-            tracers=tuple((tree.try_read_text("available_tracers") or "").split()),
-            options=_names(tree.path / "options"),
-            large_subbufs=_try_large_subbufs(tree),
-        )
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        _remove(tree.path)
+        os.close(fd)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 def parse_capabilities(status: str) -> int | None:

@@ -139,6 +139,19 @@ def test_an_instance_in_use_is_seen_with_its_holder_and_its_reader(instance: Pat
         os.close(folder)
 
 
+def test_what_a_killed_doctor_left_is_removed(tmp_path: Path, tracefs: Path, instance_name: str) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tracefs / f"instances/ftc-doctor-{ended.pid}"
+    left.mkdir()
+    try:
+        command("doctor", "--instance", instance_name, "--output", tmp_path / "a", "--http", "")
+        assert not left.exists()
+    finally:
+        if left.exists():
+            left.rmdir()
+
+
 def test_every_event_has_the_number_that_the_kernel_gave_it(tracefs: Path) -> None:
     rows = listed("events")
     assert len(rows) == len((tracefs / "available_events").read_text().split())

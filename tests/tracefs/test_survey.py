@@ -1,9 +1,11 @@
 """collector.tracefs.survey, neighbours and kconfig: what is read, from trees of files."""
 
 import errno
+import fcntl
 import gzip
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,23 @@ def test_an_instance_that_stays_behind_is_said(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(TracefsError, match="remove it with rmdir"):
         survey.probe_instance(tracefs)
+
+
+def test_what_a_killed_doctor_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    own, gone, running, held = os.getpid(), ended.pid, os.getppid(), (1 << 22) + 1  # more than there can be
+    names = [f"ftc-doctor-{pid}" for pid in (own, gone, running, held)] + ["ftc-doctor-x", "ftc-doctor-", "other"]
+    tracefs = make_fake_kernel(tmp_path, "ours")
+    for name in names:
+        (tmp_path / "instances" / name).mkdir()
+    folder = os.open(tmp_path / f"instances/ftc-doctor-{held}", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # by a process that cannot be seen here
+    survey.remove_orphans(tracefs)
+    os.close(folder)
+    assert set(os.listdir(tmp_path / "instances")) == {"ours", *names[2:]}
+    survey.remove_orphans(tracefs)
+    assert f"ftc-doctor-{held}" not in os.listdir(tmp_path / "instances")
 
 
 def test_flocks_of_others() -> None:
