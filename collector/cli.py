@@ -174,8 +174,9 @@ def build_overrides(args: argparse.Namespace) -> "list[Override]":
 
 def _load(args: argparse.Namespace) -> "Config":
     from collector.config import load_config
+    from collector.daemon import SINK_MODELS
 
-    return load_config(args.config, build_overrides(args))
+    return load_config(args.config, build_overrides(args), SINK_MODELS)
 
 
 def _run(args: argparse.Namespace) -> int:

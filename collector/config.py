@@ -12,11 +12,12 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from collector.config_models import ArchiveConfig, CaptureConfig, Config, HttpConfig, LogConfig
+from collector.config_sinks import SinkModels, validate_sinks
 from collector.config_text import (
     InvalidConfigError,
     Layer,
@@ -33,14 +34,22 @@ from collector.errors import ConfigError
 
 __all__ = [
     "ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "InvalidConfigError", "Layer", "LogConfig", "Override",
-    "Problem", "TraceConfig", "config_keys", "find_lines", "load_config", "parse_config", "parse_layers",
-    "split_listen",
+    "Problem", "SinkModels", "TraceConfig", "config_keys", "find_lines", "load_config", "parse_config",
+    "parse_layers", "split_listen",
 ]  # fmt: skip
 
 
-def load_config(paths: Sequence[Path], overrides: Sequence[Override] = ()) -> Config:
+# Settings of which there are several: a later file replaces all of them.
+ARRAYS = ("instances", "sinks")
+
+
+def load_config(
+    paths: Sequence[Path], overrides: Sequence[Override] = (), sink_models: SinkModels | None = None
+) -> Config:
     """Read the files and overlay them, in order, then the command line's values.
 
+    Args:
+      sink_models: {type: model} of [[sinks]]; without it there may be none.
     Raises:
       InvalidConfigError: with every problem of every file.
       ConfigError: a file cannot be read.
@@ -57,21 +66,25 @@ def load_config(paths: Sequence[Path], overrides: Sequence[Override] = ()) -> Co
                 got=str(reason),
                 hint="check the path given with -c",
             ) from e
-    return parse_layers(layers, overrides)
+    return parse_layers(layers, overrides, sink_models)
 
 
-def parse_config(text: str, where: str) -> Config:
+def parse_config(text: str, where: str, sink_models: SinkModels | None = None) -> Config:
     """Parse one TOML text.
 
     Raises:
       InvalidConfigError: with every problem.
     """
-    return parse_layers([Layer(where, text)])
+    return parse_layers([Layer(where, text)], sink_models=sink_models)
 
 
-def parse_layers(layers: Sequence[Layer], overrides: Sequence[Override] = ()) -> Config:
+def parse_layers(
+    layers: Sequence[Layer], overrides: Sequence[Override] = (), sink_models: SinkModels | None = None
+) -> Config:
     """Overlay TOML texts and single values, and validate the result once.
 
+    Args:
+      sink_models: {type: model} of [[sinks]]; without it there may be none.
     Raises:
       InvalidConfigError: with every problem.
     """
@@ -85,8 +98,7 @@ def parse_layers(layers: Sequence[Layer], overrides: Sequence[Override] = ()) ->
             problems.append(syntax_problem(layer, e))
             continue
         overlay(merged, table)
-        if "instances" in table:  # all of them are replaced
-            places = {key: place for key, place in places.items() if key[0] != "instances"}
+        places = {key: place for key, place in places.items() if key[0] not in ARRAYS or key[0] not in table}
         places.update({key: (layer.where, line) for key, line in find_lines(layer.text).items()})
     for override in overrides:
         nested: object = override.value
@@ -96,20 +108,27 @@ def parse_layers(layers: Sequence[Layer], overrides: Sequence[Override] = ()) ->
         overlay(merged, nested)
         places[override.key] = (override.option, None)
     inherit_keys(merged, overrides)
+    sinks, sink_errors, models = validate_sinks(merged.pop("sinks", []), sink_models or {})
+    files = layers[-1].where if layers else "command line"
+    problems += [_problem(error, places, files, models) for error in sink_errors]
     try:
-        config = Config.model_validate(merged)
+        config = Config.model_validate(merged | {"sinks": sinks})
     except ValidationError as e:
-        files = layers[-1].where if layers else "command line"
         # An instance has all of [trace] in it, and says what is wrong there too.
         in_instances = merged.get("instances")
         errors = [x for x in e.errors(include_url=False) if not (in_instances and x["loc"][:1] == ("trace",))]
-        problems += dict.fromkeys(_problem(error, places, files) for error in errors)
+        problems += dict.fromkeys(_problem(error, places, files, {}) for error in errors)
     if problems:
         raise InvalidConfigError(problems)
     return config
 
 
-def _problem(error: Any, places: Mapping[tuple[str, ...], tuple[str, int | None]], default_where: str) -> Problem:
+def _problem(
+    error: Any,
+    places: Mapping[tuple[str, ...], tuple[str, int | None]],
+    default_where: str,
+    sink_models: Mapping[int, type[BaseModel]],  # {position in [[sinks]]: model}
+) -> Problem:
     """Word one of pydantic's errors."""
     loc: tuple[str | int, ...] = error["loc"]
     path = tuple(str(part) for part in loc)
@@ -124,8 +143,10 @@ def _problem(error: Any, places: Mapping[tuple[str, ...], tuple[str, int | None]
             where, line = places[path[:length]]
             break
     if error["type"] == "extra_forbidden":
-        known, hint = _near_matches(path)
+        known, hint = _near_matches(path, sink_models)
         return Problem(where, line, key, known, "an unknown key", hint)
+    if error["type"] == "missing":
+        return Problem(where, line, key, "a value", "no such key")
     return Problem(where, line, key, _expected(error), _got(error))
 
 
@@ -169,16 +190,20 @@ def _got(error: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _near_matches(path: tuple[str, ...]) -> tuple[str, str]:
+def _near_matches(path: tuple[str, ...], sink_models: Mapping[int, type[BaseModel]]) -> tuple[str, str]:
     """What keys there are at an unknown key's place, and which one was probably meant."""
-    if path[0] == "instances":
-        path = ("trace", *path[2:])
     model: type[BaseModel] = Config
-    for name in path[:-1]:
-        annotation = model.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    known = f"a key of {'.'.join(path[:-1]) or 'the top level'}"
+    table = ".".join(path[:-1]) or "the top level"
+    inside = path[:-1]
+    if path[0] == "instances":
+        table, inside = "trace", ("trace",)
+    elif path[0] == "sinks":
+        model, inside = sink_models[int(path[1])], path[2:-1]
+        table = ".".join((f"sinks[{path[1]}]", *inside))
+    for name in inside:
+        if (inner := _model_of(model.model_fields[name].annotation)) is not None:
+            model = inner
+    known = f"a key of {table}"
     if near := difflib.get_close_matches(path[-1], model.model_fields, n=1, cutoff=0.6):
         return known, f"did you mean {near[0]}?"
     elsewhere = {key[-1]: ".".join(key) for key in config_keys()}
@@ -187,12 +212,20 @@ def _near_matches(path: tuple[str, ...]) -> tuple[str, str]:
     return known, "keys here: " + ", ".join(field.alias or name for name, field in model.model_fields.items())
 
 
+def _model_of(annotation: object) -> type[BaseModel] | None:
+    """The model in the type of a field, which may be optional."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
 def config_keys() -> list[tuple[str, ...]]:
     """The path of every setting, in the order of the models."""
     keys: list[tuple[str, ...]] = []
     for name, field in Config.model_fields.items():
-        if field.alias is not None:
-            continue  # [[instances]] has the keys of [trace]
+        if name == "sinks" or field.alias is not None:
+            continue  # [[instances]] has the keys of [trace], each of [[sinks]] those of its type
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [(name, inner) for inner in field.annotation.model_fields]
         else:

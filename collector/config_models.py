@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, InstanceOf, SerializeAsAny, field_validator, model_validator
 
 from collector.config_text import split_listen
 from collector.config_trace import TraceConfig
@@ -97,6 +97,7 @@ class Config(Section):
     archive: ArchiveConfig = ArchiveConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
+    sinks: tuple[SerializeAsAny[InstanceOf[BaseModel]], ...] = ()  # each of the model of its type, see config_sinks.py
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # drain and seal within this, else exit 75
 
     @field_validator("instance_tables")

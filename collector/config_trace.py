@@ -5,26 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from collector.config_types import AtLeastOne, Auto, Section
+from collector.config_types import AtLeastOne, Auto, Cpus, Names, Section
 from collector.errors import UsageError
-from collector.tracefs.cpus import parse_cpu_list
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.functions import check_pattern
 
 __all__ = ["TraceConfig"]
-
-CPUS_EXPECTED = '"all", or CPUs such as "0-3,8"'
-
-
-def _to_cpus(value: object) -> object:
-    if value == "all":
-        return None
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_cpu_list(value)
-    except UsageError as e:
-        raise ValueError(CPUS_EXPECTED) from e
 
 
 def _to_cpu_keys(value: object) -> object:
@@ -36,9 +22,6 @@ def _to_cpu_keys(value: object) -> object:
     return {int(key): size for key, size in value.items()}
 
 
-# TOML gives lists; frozen models hold tuples. Only the container is converted, never an item.
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(_to_cpus)]
 Ids = Annotated[tuple[Annotated[int, Field(strict=True, ge=1)], ...], Field(strict=False)]
 Sizes = Annotated[dict[int, AtLeastOne], BeforeValidator(_to_cpu_keys)]
 Lines = Annotated[tuple[str, ...], Field(strict=False)]
@@ -148,16 +131,3 @@ class TraceConfig(Section):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
             raise ValueError("a name as the kernel's files list them")
         return value
-
-    @field_validator("cpus")
-    @classmethod
-    def _cpus_exist(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is None:
-            return None
-        try:
-            cpus = parse_cpu_list(",".join(map(str, value)))
-        except UsageError as e:
-            raise ValueError(CPUS_EXPECTED) from e
-        if not cpus:
-            raise ValueError(CPUS_EXPECTED)
-        return cpus

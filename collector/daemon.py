@@ -35,12 +35,14 @@ from collector.service import Service
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
+from sinks import registry
 from sinks.file.sink import FilePolicy, FileSink
 from sinks.runner import SinkRunner
 
 logger = logging.getLogger(__name__)
 
 PROGRAM = "ftrace-collector"
+SINK_MODELS = registry.models()  # for [[sinks]] of the configuration
 CLEAR_LINE = "\r\x1b[K"  # the live status line makes room for the last message
 
 

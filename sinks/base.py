@@ -67,6 +67,14 @@ class TransportState:
     certificate_not_after_s: float | None = None  # wall time at which the server's certificate ends
 
 
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink is told of the daemon that it is part of."""
+
+    host: str  # name of this machine
+    version: str  # of this program
+
+
 class Transport(Protocol):
     """Brings parcels to a receiver on a network.
 

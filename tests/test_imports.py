@@ -23,12 +23,14 @@ PURE = {
     "collector.tracefs.planner", "collector.tracefs.wish",
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
+    "sinks.retry",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}
 
 # What a sink may know of the collector.
 SINKS_MAY_IMPORT = (
     "collector.batch",
+    "collector.config_types",
     "collector.errors",
     "collector.metrics",
     "collector.snapshot",
@@ -127,7 +129,8 @@ def test_only_metrics_and_http_import_the_prometheus_client() -> None:
 
 def test_only_config_and_the_sinks_import_pydantic() -> None:
     users = {m for m in SOURCES if any(within(name, "pydantic") for name in imports(m))}
-    configs = {f"collector.{name}" for name in ("config", "config_models", "config_trace", "config_types")}
+    names = ("config", "config_models", "config_sinks", "config_trace", "config_types")
+    configs = {f"collector.{name}" for name in names}
     assert {m for m in users if not within(m, "sinks")} == configs
 
 

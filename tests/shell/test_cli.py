@@ -55,7 +55,7 @@ def test_run_hands_over_config_replay_and_duration(fake: Any, tmp_path: Path) ->
         calls.append((config, replay, duration_s))
         return 0
 
-    fake("collector.daemon", run=run)
+    fake("collector.daemon", SINK_MODELS={}, run=run)
     (tmp_path / "c.toml").write_text("[trace]\nclock = 'boot'\nbuffer_percent = 50\n")
     words = ["run", "-c", f"{tmp_path}/c.toml", "-e", "irq:*", "-e", "sched:sched_*", "--cpu", "0-1,3",
              "--clock", "tai", "--buffer-size-kb", "16384", "--subbuf-size-kb", "16", "--duration", "2.5", "--output",
@@ -74,7 +74,7 @@ def test_run_hands_over_config_replay_and_duration(fake: Any, tmp_path: Path) ->
 
 def test_run_without_options_has_the_defaults(fake: Any) -> None:
     calls: list[Any] = []
-    fake("collector.daemon", run=lambda config, **more: calls.append((config, more)) or 0)
+    fake("collector.daemon", SINK_MODELS={}, run=lambda config, **more: calls.append((config, more)) or 0)
     assert main(["run"]) == EXIT_OK
     assert calls == [(Config(), {"replay": None, "duration_s": None})]
 
@@ -128,7 +128,7 @@ def test_wrong_values_of_options_are_64_and_of_files_78(tmp_path: Path, capsys: 
 def test_our_errors_are_one_message_without_traceback(
     error: Exception, code: int, fake: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake("collector.daemon", run=raising(error))
+    fake("collector.daemon", SINK_MODELS={}, run=raising(error))
     assert main(["run"]) == code
     err = capsys.readouterr().err
     assert err.startswith("ftrace-collector: error: ")
@@ -137,7 +137,7 @@ def test_our_errors_are_one_message_without_traceback(
 
 @pytest.mark.parametrize("error", [KeyError("oops"), ExceptionGroup("x", [KeyError("oops"), ArchiveLockedError("l")])])
 def test_a_defect_is_a_traceback_and_1(error: Exception, fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    fake("collector.daemon", run=raising(error))
+    fake("collector.daemon", SINK_MODELS={}, run=raising(error))
     assert main(["run"]) == EXIT_FAILURE
     err = capsys.readouterr().err
     assert "Traceback" in err

@@ -87,7 +87,7 @@ x = 1
         "c.toml:12: archive.compression: expected one of 'zstd', 'lz4' or 'none', got \"gzip\"",
         'c.toml:13: archive.sync_interval_s: expected a number, got "often"',
         "c.toml:14: nonsense: expected a key of the top level, got an unknown key; "
-        "keys here: trace, instances, capture, archive, http, log, shutdown_timeout_s",
+        "keys here: trace, instances, capture, archive, http, log, sinks, shutdown_timeout_s",
     ]
 
 
