@@ -10,28 +10,22 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import zstandard
+from typing import Any
 
 from ..batch import Block
 from ..errors import ArchiveError, ArchiveFullError
 from .bodies import FORMAT, VERSION, Header, parse_header
 from .fields import pack
 from .frame import Kind, build_head_tail, build_trailer
-from .maps import WrittenMaps
-from .objects import build_object, parse_format, parse_object, recompress
+from .records import RecordWriter
 from .tally import SegmentTally
 from .totals import StreamId, Totals, build_totals, parse_totals
 
 SUFFIX = ".ftseg"
 PART_SUFFIX = ".ftseg.part"
-
-# Objects are written once a segment and read often; level 3 costs a few ms a segment.
-_OBJECT_LEVEL = 3
 
 _DISK_HINTS = {
     errno.ENOSPC: "free space on the filesystem, or lower the archive's limits",
@@ -44,34 +38,6 @@ _DISK_HINTS = {
     errno.ENXIO: "the device is gone",
     errno.EFBIG: "the filesystem takes no larger file: lower the segment size",
 }
-
-
-class MapSource(Protocol):
-    """Where a segment gets the names from that its blocks refer to."""
-
-    def format_object(self, format_id: bytes) -> bytes:
-        """Gives the body of the format object with this id, as build_object makes it."""
-        ...
-
-    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
-        """Gives {address: (name, offset, module or "")} of those that have a name."""
-        ...
-
-    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
-        """Gives {address: text} of those that are the kernel's own strings."""
-        ...
-
-    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
-        """Gives {pid: tgid} of those that are known."""
-        ...
-
-    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
-        """Gives {pid: comm} of those that are known."""
-        ...
-
-    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
-        """Gives {pid: (comm, tgid)} of those that live, from /proc as of now."""
-        ...
 
 
 def build_header(
@@ -151,7 +117,7 @@ def rename_segment(part: Path, final: Path) -> None:
     os.rename(part, final)
 
 
-class SegmentWriter:
+class SegmentWriter(RecordWriter):
     """One open segment; not safe to use from two threads at once.
 
     After an ArchiveFullError the file is whole up to the last good record, and the call can be tried again.
@@ -159,6 +125,7 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         """See create()."""
+        super().__init__()
         body = pack(header)
         self.header = parse_header(body)
         self.final_path = folder / build_name(self.header)
@@ -167,10 +134,6 @@ class SegmentWriter:
         self.unsynced_bytes = 0
         self.tally = SegmentTally(self.header.opening)
         self.closing: dict[StreamId, Totals] = {}  # set by seal(): the next segment's opening
-        self._names: dict[bytes, str] = {}  # {format object id: "system:name"} of the formats written here
-        self._objects: set[bytes] = set()
-        self._maps_written = WrittenMaps()
-        self._compressor = zstandard.ZstdCompressor(level=_OBJECT_LEVEL)
         self._torn = False
         self._fd = -1
         try:
@@ -200,61 +163,6 @@ class SegmentWriter:
           ArchiveError: there is such a segment already.
         """
         return cls(folder, header)
-
-    def write_object(self, kind: str, value: object) -> bytes:
-        """Writes an object unless the segment has it, and gives its id."""
-        key, body = build_object(kind, value, self._compressor)
-        if key not in self._objects:
-            self.write_record(Kind.OBJECT, body)
-            self._objects.add(key)
-        return key
-
-    def write_block(self, block: Block, maps: MapSource) -> None:
-        """Writes a block, and before it the objects that it needs and the segment does not have.
-
-        Raises:
-          ArchiveFullError: the block is not in the segment; objects may be, and are not written twice.
-        """
-        for kind in block.kinds:
-            if kind.format_id not in self._names:
-                self._write_format(maps.format_object(kind.format_id))
-        now_s = time.monotonic()
-        if new := self._maps_written.addresses_to_ask(block.addresses, now_s):
-            found = maps.symbols(new)
-            if found:
-                self.write_object("symbols", {address: list(of) for address, of in sorted(found.items())})
-            texts = maps.printk(new)
-            if texts:
-                self.write_object("printk", dict(sorted(texts.items())))
-            self._maps_written.note_addresses(new, found.keys() | texts.keys(), now_s)
-        if pids := self._maps_written.pids_to_ask(block.pids, now_s):
-            self._write_threads(pids, maps)
-            self._maps_written.note_pids(pids, now_s)
-        offset = self.size_bytes
-        crc = self._append(Kind.BLOCK, block.body)
-        key = (block.stream.instance, block.stream.cpu)
-        self.tally.add_block(
-            offset, crc, key, block.number, block.events, block.first_ts, block.last_ts, block.raw_bytes, block.gaps,
-            block.kinds, self._names,
-        )  # fmt: skip
-
-    def _write_threads(self, pids: Collection[int], maps: MapSource) -> None:
-        """Writes the names and processes of threads that the segment does not have, or not as they are now."""
-        written = self._maps_written
-        comms, tgids = maps.comms(pids), dict(maps.tgids(pids))
-        known_tgids = written.tgids.keys() | tgids.keys()
-        proc = maps.proc_threads([pid for pid in pids if pid not in comms or pid not in known_tgids])
-        tgids |= {pid: tgid for pid, (_, tgid) in proc.items() if pid not in tgids}
-        proc_comms = {pid: comm for pid, (comm, _) in proc.items() if pid not in comms}
-        for kind, values, before in (
-            ("comms", comms, written.comms),
-            ("comms_proc", proc_comms, written.proc_comms),
-            ("tgids", tgids, written.tgids),
-        ):
-            if new := {pid: value for pid, value in sorted(values.items()) if before.get(pid) != value}:
-                # Also when the segment has such an object: a name may be changed back, and its place counts.
-                self.write_record(Kind.OBJECT, build_object(kind, new, self._compressor)[1])
-                before.update(new)
 
     def write_record(self, kind: int, body: Mapping[str, Any] | bytes) -> None:
         """Writes a gap, coverage or sample record; its stream and times go into the index.
@@ -341,13 +249,14 @@ class SegmentWriter:
             os.close(self._fd)
             self._fd = -1
 
-    def _write_format(self, body: bytes) -> None:
-        found = parse_object(body)
-        of = parse_format(found)
-        if found.id not in self._objects:
-            self.write_record(Kind.OBJECT, recompress(body, self._compressor))
-            self._objects.add(found.id)
-        self._names[found.id] = of.full_name
+    def _put_block(self, block: Block) -> None:
+        offset = self.size_bytes
+        crc = self._append(Kind.BLOCK, block.body)
+        key = (block.stream.instance, block.stream.cpu)
+        self.tally.add_block(
+            offset, crc, key, block.number, block.events, block.first_ts, block.last_ts, block.raw_bytes, block.gaps,
+            block.kinds, self._names,
+        )  # fmt: skip
 
     def _append(self, kind: int, body: bytes) -> int:
         """Writes one record and gives its checksum."""

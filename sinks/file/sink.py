@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
+from collector.archive.records import MapSource
 from collector.archive.recover import recover_folder
-from collector.archive.segment import SUFFIX, MapSource, SegmentWriter
+from collector.archive.segment import SUFFIX, SegmentWriter
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.base import Item
