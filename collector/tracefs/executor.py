@@ -96,7 +96,7 @@ class Executor:
         except TracefsError as error:
             if not _is_explained(write):
                 raise
-            raise _explained(error, log, self._explanations()) from error.__cause__
+            raise _explained(error, write, log, self._explanations()) from error.__cause__
         # Before it is read back: also a value that is not as wished has replaced the old one. What takes several
         # writes back is kept in its own order.
         self._undo += reversed(write.undo)
@@ -130,12 +130,14 @@ def _is_explained(write: Write) -> bool:
     return write.file == DYNAMIC_FILE or write.file.rpartition("/")[2] in _EXPLAINED
 
 
-def _explained(error: TracefsError, before: str, after: str) -> TracefsError:
+def _explained(error: TracefsError, write: Write, before: str, after: str) -> TracefsError:
     """The error with what the kernel has logged since; without, where that is nothing: an old entry would mislead."""
     new = [entry for entry in _split_log(after) if entry not in set(_split_log(before))]
     hint = f"the kernel says:\n{new[-1]}" if new else None
     if errno_of(error) not in (errno.EINVAL, errno.ENOENT, errno.EEXIST) and not new:
         hint = error.hint
+    if hint is None and write.file == DYNAMIC_FILE:
+        hint = "`doctor` says which kinds of probes this kernel has"
     return _with_hint(error, hint)
 
 

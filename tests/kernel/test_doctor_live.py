@@ -111,11 +111,25 @@ def test_run_ends_with_the_words_of_doctor_where_the_host_refuses(
     else:
         pytest.skip("this host refuses nothing")
     words = ["--output", tmp_path / "a", "--http", "", "-c", tmp_path / "c.toml"]
-    for settings in ('tracer = "function"', 'functions = ["vfs_read"]'):
+    refused = ('tracer = "function"', 'functions = ["vfs_read"]', 'notrace_functions = ["vfs_read"]',
+               "function_pids = [1]", "notrace_function_pids = [1]")  # fmt: skip
+    for settings in refused:
         (tmp_path / "c.toml").write_text(f'[trace]\ninstance = "{instance_name}"\n{settings}\n')
         assert REFUSED_FUNCTIONS in command("run", "--duration", "1", *words, code=1)
         assert REFUSED_FUNCTIONS in command("doctor", *words, code=1)
         assert not (tracefs / "instances" / instance_name).exists()
+
+
+def test_run_says_where_to_look_when_the_kernel_has_no_such_probes(
+    instance_name: str, tmp_path: Path, tracefs: Path
+) -> None:
+    if (tracefs / "kprobe_events").exists():
+        pytest.skip("this kernel has kprobes")
+    config = tmp_path / "c.toml"
+    config.write_text(f'[trace]\ninstance = "{instance_name}"\nprobes = ["p:reading vfs_read"]\n')
+    words = ["-c", config, "--output", tmp_path / "a", "--http", ""]
+    assert "`doctor` says which kinds of probes" in command("run", "--duration", "1", *words, code=1)
+    assert "CONFIG_KPROBE_EVENTS" in command("doctor", *words, code=1)
 
 
 def test_an_instance_in_use_is_seen_with_its_holder_and_its_reader(instance: Path) -> None:
