@@ -1,9 +1,10 @@
-# make run    collect from this machine's kernel into ./traces, until Ctrl-C
-# make build  make .venv and install the package there
-# make test   lint, strict types, all tests
-# make lint   lint and strict types alone
-# make bench  measure against other tools (see bench/README.md)
-# make clean  remove all that the others made, but no archive
+# make run         collect from this machine's kernel into ./traces, until Ctrl-C
+# make build       make .venv and install the package there
+# make test        lint, strict types, the tests: of those that boot other kernels one for each
+# make test-guest  all tests that boot other kernels, a quarter of an hour (see tests/guest/README.md)
+# make lint        lint and strict types alone
+# make bench       measure against other tools (see bench/README.md)
+# make clean       remove all that the others made, but no archive
 #
 # PYTHON=python3.12 chooses the interpreter; ARGS="-e 'irq:*'" goes to `run`, PYTEST_ARGS to pytest.
 
@@ -15,7 +16,7 @@ BUILT := .venv/.built
 BUILT_FOR_TESTS := .venv/.built-for-tests
 SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: run build test lint bench clean
+.PHONY: run build test test-guest lint bench clean
 
 run: build
 	@if [ "$$(id -u)" = 0 ] && [ -d /sys/kernel/tracing ] && [ ! -e /sys/kernel/tracing/instances ]; then \
@@ -25,7 +26,10 @@ run: build
 build: $(BUILT)
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not guest or quick_guest' $(PYTEST_ARGS)
+
+test-guest: $(BUILT_FOR_TESTS)
+	FTC_REQUIRE_GUEST=1 $(BIN)/python -m pytest -m guest $(PYTEST_ARGS)
 
 lint: $(BUILT_FOR_TESTS)
 	$(BIN)/ruff check .

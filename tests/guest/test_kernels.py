@@ -22,9 +22,18 @@ def test_pages_of_another_kernel_decode_alike(run_guest: RunGuest, kernel: str) 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 
+@pytest.mark.quick_guest
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_daemon_on_another_kernel(run_guest: RunGuest, kernel: str) -> None:
     """The checks are in live.py: sub-buffers of that kernel, a CPU taken offline and online again, nothing lost."""
     done = run_guest("run", kernel, sys.executable, "-m", "tests.guest.live", kernel, timeout_s=400)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert "ok CPU 1 is offline" in done.stdout
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_doctor_on_another_kernel(run_guest: RunGuest, kernel: str) -> None:
+    """The checks are in doctor.py: what it finds, what it refuses and why, and that `run` agrees."""
+    done = run_guest("run", kernel, sys.executable, "-m", "tests.guest.doctor", kernel, timeout_s=400)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert "ok tracefs as before" in done.stdout
