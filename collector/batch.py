@@ -94,3 +94,5 @@ class SinkState:
     suspended: str | None = None  # why nothing is written now
     removed_segments: int = 0  # by retention, in this run
     discarded_events: int = 0  # entries of blocks that were rejected, in this run
+    written_events: int = 0  # entries of blocks that were taken, in this run
+    durable_events: int = 0  # of these, those that a crash of the machine leaves

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ArchiveError, SegmentError
+from . import disk
 from .bodies import Header, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
 from .fields import pack, unpack
 from .frame import Kind, Record, build_record, build_trailer
 from .lock import ArchiveLock
 from .objects import parse_format, parse_object
 from .reader import Segment
-from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment, sync_folder
+from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment
 from .tally import RECOVERED, SegmentTally
 from .totals import StreamId, Totals, build_totals
 
@@ -70,7 +71,10 @@ def _recover_all(folder: Path) -> list[Recovered]:
         except (OSError, ArchiveError) as e:
             done.append(Recovered(path, 0, 0, 0, f"failed: {e}; see to the filesystem and try again"))
     if done:
-        sync_folder(folder)
+        try:
+            disk.fsync_folder(folder)
+        except OSError as e:
+            raise disk_error(folder, e, "sync the archive's folder") from e
     return done
 
 
@@ -128,23 +132,19 @@ def _recover(path: Path) -> Recovered:
     if final.exists():
         return _set_aside(path, f"{final.name} exists already")
     ending = state.ending()
-    with open(path, "r+b", buffering=0) as file:
-        if size_bytes != state.end + len(ending) or os.pread(file.fileno(), len(ending), state.end) != ending:
+    fd = disk.open_again(path)
+    try:
+        if size_bytes != state.end + len(ending) or os.pread(fd, len(ending), state.end) != ending:
             # The ending goes over the torn tail before what is left of that is cut: a crash here is recovered again.
-            _write_at(file.fileno(), ending, state.end)
-            file.truncate(state.end + len(ending))
-        os.fsync(file.fileno())
+            disk.write_whole(fd, ending, state.end)
+            disk.truncate(fd, state.end + len(ending))
+        disk.fsync(fd)
+    finally:
+        os.close(fd)
     rename_segment(path, final)
     cut_bytes = max(size_bytes - state.end, 0) if state.footer is None else 0
     reason = RECOVERED if state.footer is None else "sealed"
     return Recovered(final, state.tally.blocks, state.tally.events, cut_bytes, reason)
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    left = memoryview(data)
-    while left:
-        done = os.pwrite(fd, left, offset)
-        left, offset = left[done:], offset + done
 
 
 def _set_aside(path: Path, why: str) -> Recovered:
@@ -154,7 +154,7 @@ def _set_aside(path: Path, why: str) -> Recovered:
     while target.exists():
         number += 1
         target = path.with_name(f"{stem}.{number}{BAD_SUFFIX}")
-    os.rename(path, target)
+    disk.rename(path, target)
     return Recovered(target, 0, 0, 0, f"quarantined: {why}")
 
 
@@ -169,6 +169,7 @@ class _Scan:
         self._clock = clock
         self._samples: dict[StreamId, Totals] = {}
         self._names: dict[bytes, str] = {}
+        self._last: dict[StreamId, int] = {}  # {stream: number of its last block}
 
     def add(self, record: Record) -> bool:
         """Adds a record; True when it is the footer, after which nothing counts."""
@@ -177,12 +178,15 @@ class _Scan:
         return self.footer is not None
 
     def _take(self, record: Record) -> bool:
-        """False for a record that is not this run's: what a torn tail happened to carry inside."""
+        """False for what a torn tail happened to carry: another run's records, second copies, blocks without format."""
         key, first_ts, last_ts = None, 0, 0
         try:
             match record.kind:
                 case Kind.FOOTER:
-                    if parse_footer(record.body).run != self.header.run:
+                    # One that came to the disk before the records that it tells of would call them complete.
+                    found = parse_footer(record.body)
+                    held = self.end == record.offset and found.records_crc == self.tally.records_crc
+                    if found.run != self.header.run or not held:
                         return False
                     self.footer = record
                     return True
@@ -191,8 +195,11 @@ class _Scan:
                         return False
                 case Kind.BLOCK:
                     block = parse_block(record.body)
-                    if block.run != self.header.run:
+                    if block.run != self.header.run or block.number <= self._last.get(block.stream, -1):
                         return False
+                    if any(kind.format_id not in self._names for kind in block.kinds):
+                        return False  # a power cut took its format, so nobody can read it
+                    self._last[block.stream] = block.number
                     self.tally.add_block(
                         record.offset, record.crc, block.stream, block.number, block.entries, block.first_ts,
                         block.last_ts, block.raw_bytes, block.gaps, block.kinds, self._names,
@@ -230,8 +237,6 @@ class _Scan:
         # What the kernel said last is all that is known of its side; what was on its way since then is lost with the
         # crash, so nothing is settled.
         closing = {key: replace(totals, residual=None, settled=False) for key, totals in self._samples.items()}
-        body = self.tally.build_footer(
-            self.header.run, self.header.segment, closing, RECOVERED, False, self._clock()
-        )
+        body = self.tally.build_footer(self.header.run, self.header.segment, closing, RECOVERED, False, self._clock())
         footer = build_record(Kind.FOOTER, pack(body))
         return footer + build_trailer(self.end, len(footer))

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..batch import Block
 from ..errors import ArchiveError, ArchiveFullError
+from . import disk
 from .bodies import FORMAT, VERSION, Header, parse_header
 from .fields import pack
 from .frame import Kind, build_head_tail, build_trailer
@@ -83,15 +84,6 @@ def build_name(header: Header) -> str:
     return f"{start}.{micros:06d}Z-{header.run.hex()[:8]}-{header.segment:06d}{SUFFIX}"
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def disk_error(path: Path, error: OSError, doing: str) -> ArchiveFullError:
     """Gives the error for a failed disk operation: where, what the system said and what to do."""
     return ArchiveFullError(
@@ -114,7 +106,7 @@ def rename_segment(part: Path, final: Path) -> None:
         raise ArchiveError(
             "a segment of this name exists already", where=str(final), hint=f"move one away; {part.name} is whole"
         )
-    os.rename(part, final)
+    disk.rename(part, final)
 
 
 class SegmentWriter(RecordWriter):
@@ -131,14 +123,16 @@ class SegmentWriter(RecordWriter):
         self.final_path = folder / build_name(self.header)
         self.path = self.final_path.with_name(self.final_path.name + ".part")
         self.size_bytes = 0  # of the good records
-        self.unsynced_bytes = 0
+        self.synced_bytes = 0  # of these, what is durable
         self.tally = SegmentTally(self.header.opening)
         self.closing: dict[StreamId, Totals] = {}  # set by seal(): the next segment's opening
         self._torn = False
+        self._named = False  # the file's name is durable
+        self._doubtful = False  # a sync failed: what was not synced before it may be on the disk, or not
         self._fd = -1
         try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            disk.make_folder(folder)
+            self._fd = disk.create(self.path)
         except FileExistsError as e:
             raise ArchiveError("a segment of this name is open already", where=str(self.path), hint="recover it") from e
         except OSError as e:
@@ -148,7 +142,7 @@ class SegmentWriter(RecordWriter):
         except BaseException:
             # Without its header the file is nothing; a retry must be able to create it again.
             self.abandon()
-            self.path.unlink(missing_ok=True)
+            disk.unlink(self.path)
             raise
 
     @classmethod
@@ -181,6 +175,11 @@ class SegmentWriter(RecordWriter):
                 self.tally.add_gap(key, body["cause"], body["count"])
         self.tally.add_record(offset, kind, crc, key, first_ts, last_ts)
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """What a crash of the machine may take."""
+        return self.size_bytes - self.synced_bytes
+
     def sync(self) -> None:
         """Makes everything written so far durable.
 
@@ -188,12 +187,17 @@ class SegmentWriter(RecordWriter):
           ArchiveFullError: the disk refuses, or the file was removed under the writer.
         """
         try:
-            os.fdatasync(self._fd)
-            if os.fstat(self._fd).st_nlink == 0:  # writing goes on without an error, into nothing
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._write_again_if_doubtful()
+            self._doubtful = True
+            disk.fdatasync(self._fd)
+            self._doubtful = False
+            if not self._named:
+                disk.fsync_folder(self.path.parent)
+                self._named = True
+            self._check_linked()
         except OSError as e:
             raise disk_error(self.path, e, "sync the segment") from e
-        self.unsynced_bytes = 0
+        self.synced_bytes = self.size_bytes
 
     def seal(
         self,
@@ -223,9 +227,10 @@ class SegmentWriter(RecordWriter):
                 self._end(pack(self.tally.build_footer(
                     self.header.run, self.header.segment, totals, reason, last, sealed_ns
                 )))  # fmt: skip
-            sync_folder(self.final_path.parent)
+            disk.fsync_folder(self.final_path.parent)
         except OSError as e:
             raise disk_error(self.path, e, "seal the segment") from e
+        self.synced_bytes = self.size_bytes
         self.closing = {key: of.closing(totals.get(key)) for key, of in self.tally.streams.items()}
         self.abandon()
         return self.final_path
@@ -235,8 +240,11 @@ class SegmentWriter(RecordWriter):
         head, tail = build_head_tail(Kind.FOOTER, footer)
         self._write([head, footer, tail, build_trailer(offset, len(head) + len(footer) + len(tail))])
         try:
-            self.sync()
-            os.fsync(self._fd)
+            self._write_again_if_doubtful()
+            self._doubtful = True
+            disk.fsync(self._fd)
+            self._doubtful = False
+            self._check_linked()
             rename_segment(self.path, self.final_path)
         except BaseException:
             self._cut(offset)
@@ -274,7 +282,7 @@ class SegmentWriter(RecordWriter):
         total = sum(map(len, left))
         try:
             while left:
-                done = os.writev(self._fd, left)
+                done = disk.write(self._fd, left)
                 while left and done >= len(left[0]):
                     done -= len(left.pop(0))
                 if left:
@@ -283,7 +291,6 @@ class SegmentWriter(RecordWriter):
             self._cut(self.size_bytes)
             raise
         self.size_bytes += total
-        self.unsynced_bytes += total
 
     def _cut(self, size_bytes: int) -> None:
         """Takes the file back to its last good record; when even that fails, the next write tries it first."""
@@ -293,6 +300,24 @@ class SegmentWriter(RecordWriter):
             self._cut_to(size_bytes)
 
     def _cut_to(self, size_bytes: int) -> None:
-        os.ftruncate(self._fd, size_bytes)
+        disk.truncate(self._fd, size_bytes)
         os.lseek(self._fd, size_bytes, os.SEEK_SET)
         self._torn = False
+
+    def _write_again_if_doubtful(self) -> None:
+        """Writes what a failed sync left in doubt once more.
+
+        The kernel tells of a page that it could not write once, and takes it for written from then on: the next sync
+        would succeed without it.
+        """
+        at = self.synced_bytes
+        while self._doubtful and at < self.size_bytes:
+            data = os.pread(self._fd, min(self.size_bytes - at, 1 << 20), at)
+            if not data:
+                raise OSError(errno.EIO, "what was written cannot be read back")
+            disk.write_whole(self._fd, data, at)
+            at += len(data)
+
+    def _check_linked(self) -> None:
+        if os.fstat(self._fd).st_nlink == 0:  # writing goes on without an error, into nothing
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

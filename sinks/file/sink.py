@@ -8,15 +8,15 @@ missing.
 """
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from collector.archive import disk
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.records import MapSource
@@ -115,12 +115,15 @@ class FileSink:
         self._number = 0
         self._opening: Mapping[StreamId, Any] | None = None
         self._closing: dict[StreamId, Any] = {}  # {stream: totals map} of the last sample
+        self._newest_ns = 0  # wall time in the name of the newest segment
         self._opened_s = 0.0
         self._synced_s = 0.0
         self._checked_s = 0.0
         self._raw_bytes = 0
         self._removed = 0
         self._discarded = 0
+        self._written_events = 0
+        self._durable_events = 0
         self._suspended: str | None = None
         self._missing: dict[StreamKey, _Missing] = {}
         self._sealed = _Sealed()
@@ -152,7 +155,7 @@ class FileSink:
     def _open(self) -> None:
         folder = self.policy.folder
         try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            disk.make_folder(folder)
             self._lock = ArchiveLock(folder)
         except OSError as e:
             raise ArchiveFullError(
@@ -162,6 +165,7 @@ class FileSink:
             logger.warning("repaired a segment that was not sealed", extra={"fields": {"what": str(found)}})
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             self._sealed.sizes[path] = path.stat().st_size
+            self._newest_ns = max(self._newest_ns, _start_ns(path) or 0)
         self._note_state()
 
     def _deliver(self, items: Sequence[Item]) -> Delivery:
@@ -228,6 +232,7 @@ class FileSink:
         if isinstance(item, Block):
             writer.write_block(item, self._maps)
             self._raw_bytes += item.raw_bytes
+            self._written_events += item.events
         else:
             self._write_note(writer, item)
 
@@ -235,8 +240,12 @@ class FileSink:
         """The open segment; a new one where there is none."""
         if self._writer is None:
             self._hold_folder()
-            writer = SegmentWriter.create(self.policy.folder, self._context.header(self._number, self._opening))
+            header = self._context.header(self._number, self._opening)
+            # The wall clock may have been set back; names go on sorting in the order of writing.
+            header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
+            writer = SegmentWriter.create(self.policy.folder, header)
             self._writer = writer
+            self._newest_ns = writer.header.created_ns
             self._number += 1
             self._opened_s = self._synced_s = time.monotonic()
             for note in self._context.opening_notes():
@@ -259,6 +268,8 @@ class FileSink:
                 self._writer.sync()
             except ArchiveFullError as e:
                 self._suspend(str(e))
+            else:
+                self._durable_events = self._written_events
             self._synced_s = time.monotonic()
 
     def _seal_if_full(self) -> None:
@@ -276,6 +287,7 @@ class FileSink:
         for note in self._context.closing_notes():
             self._write_note(writer, note)
         self.last_path = writer.seal(self._closing, reason, last)
+        self._durable_events = self._written_events
         self._opening = writer.closing
         self._writer = None
         self._sealed.sizes[self.last_path] = self.last_path.stat().st_size
@@ -287,11 +299,12 @@ class FileSink:
         """Remove the oldest sealed segments until the limits hold; the newest one stays."""
         while len(self._sealed.sizes) > 1 and (
             self._sealed.total_bytes + self._open_bytes() > self.policy.max_bytes
-            or (free_wanted_bytes and self._free_bytes() < free_wanted_bytes)
+            or (free_wanted_bytes and disk.free_bytes(self.policy.folder) < free_wanted_bytes)
         ):
             path = next(iter(self._sealed.sizes))
             try:
-                path.unlink(missing_ok=True)
+                disk.unlink(path)
+                disk.fsync_folder(path.parent)  # else a crash could bring it back without the one that goes next
             except OSError as e:
                 logger.error("cannot remove the oldest segment", extra={"fields": {"path": str(path), "error": str(e)}})
                 return
@@ -301,10 +314,6 @@ class FileSink:
     def _open_bytes(self) -> int:
         return self._writer.size_bytes if self._writer is not None else 0
 
-    def _free_bytes(self) -> int:
-        stat = os.statvfs(self.policy.folder)
-        return stat.f_bavail * stat.f_frsize
-
     def _check_space(self, now_s: float) -> None:
         """Suspend when the disk is too full, after giving up what retention may.
 
@@ -313,9 +322,9 @@ class FileSink:
         """
         self._checked_s = now_s
         try:
-            if self._free_bytes() < self.policy.min_free_bytes:
+            if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
                 self._retain(self.policy.min_free_bytes)
-                if self._free_bytes() < self.policy.min_free_bytes:
+                if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
                     self._sync()  # a suspended archive is not synced again before it goes on
                     self._suspend(f"less than {self.policy.min_free_bytes} bytes are free")
             elif self._sealed.total_bytes + self._open_bytes() > self.policy.max_bytes:
@@ -354,6 +363,7 @@ class FileSink:
                 self._write_note(writer, Note(NoteKind.GAP, stream, body))
                 del self._missing[stream]  # told, whatever comes now
             writer.sync()
+            self._durable_events = self._written_events
         except (ArchiveError, OSError) as e:
             self._suspended = str(e)
             return
@@ -368,7 +378,7 @@ class FileSink:
         """
         self._hold_folder()
         self._retain(self.policy.min_free_bytes)
-        if self._free_bytes() < self.policy.min_free_bytes:
+        if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
             raise ArchiveFullError(f"less than {self.policy.min_free_bytes} bytes are free")
 
     def _hold_folder(self) -> None:
@@ -383,7 +393,7 @@ class FileSink:
             return
         folder = self.policy.folder
         try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            disk.make_folder(folder)
             lock = ArchiveLock(folder)
         except (OSError, ArchiveError) as e:
             raise ArchiveFullError(f"the archive folder was removed, and cannot be used again: {e}") from e
@@ -400,21 +410,24 @@ class FileSink:
 
     def _note_state(self) -> None:
         oldest = next(iter(self._sealed.sizes), None) or (self._writer.path if self._writer is not None else None)
+        start_ns = _start_ns(oldest) if oldest is not None else None
         self.state = SinkState(
             bytes=self._sealed.total_bytes + self._open_bytes(),
             segments=len(self._sealed.sizes) + (self._writer is not None),
-            oldest_s=_start_of(oldest) if oldest is not None else None,
+            oldest_s=start_ns / 1e9 if start_ns is not None else None,
             raw_bytes=self._raw_bytes,
             suspended=self._suspended,
             removed_segments=self._removed,
             discarded_events=self._discarded,
+            written_events=self._written_events,
+            durable_events=self._durable_events,
         )
 
 
-def _start_of(path: Path) -> float | None:
-    """Wall time at which a segment began, from its name."""
-
+def _start_ns(path: Path) -> int | None:
+    """Wall time at which a segment began, from its name; None for a file that got another name."""
     try:
-        return datetime.strptime(path.name.split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC).timestamp()
+        start = datetime.strptime(path.name.split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
     except ValueError:
         return None
+    return (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from collector.archive import disk
 from collector.archive.fields import pack
 from collector.archive.frame import Kind, Record
 from collector.archive.objects import parse_object
@@ -213,18 +214,16 @@ def test_a_folder_removed_while_writing_is_told_at_the_next_sync(tmp_path: Path)
 def test_a_rename_that_is_not_durable_yet_is_only_synced_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import collector.archive.segment as module
-
     writer = SegmentWriter.create(tmp_path, header())
-    real = module.sync_folder
+    real = disk.fsync_folder
 
     def broken(folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(module, "sync_folder", broken)
+    monkeypatch.setattr(disk, "fsync_folder", broken)
     with pytest.raises(ArchiveFullError, match="Input/output error"):
         writer.seal({}, "shutdown", True)
-    monkeypatch.setattr(module, "sync_folder", real)
+    monkeypatch.setattr(disk, "fsync_folder", real)
     path = writer.seal({}, "shutdown", True)
     assert verify_paths([path]) == []
 

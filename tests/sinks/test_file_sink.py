@@ -628,3 +628,25 @@ async def test_crash_loses_nothing_that_was_synced(make_world: MakeWorld) -> Non
     assert world.events() == 5 * NOISY_ENTRIES
     after.sink.unlock()
     assert world.problems() == []
+
+
+async def test_names_sort_in_the_order_of_writing_when_the_clock_was_set_back(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1)
+    await world.sink.open()
+    names = []
+    for seconds_back in (0, 3600, 7200):
+        header = Context.header
+        monkeypatch.setattr(
+            Context,
+            "header",
+            lambda self, number, opening, back=seconds_back, header=header: (
+                of := header(self, number, opening), of.update(created_ns=of["created_ns"] - back * 10**9)
+            )[0],
+        )  # fmt: skip
+        await world.deliver()
+        names.append(world.sealed[-1])
+    assert names == sorted(names) == world.sealed
+    await world.sink.close()
+    assert world.problems() == []
