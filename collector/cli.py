@@ -101,6 +101,14 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object instead of a report")
     doctor.set_defaults(function=_doctor)
 
+    cleanup = commands.add_parser("cleanup", help="take away what killed runs left in tracefs",
+                                  description="Restores what they changed, and removes their instances.")  # fmt: skip
+    cleanup.add_argument("instances", nargs="*", metavar="INSTANCE",
+                         help="of these; default: of all runs that were killed")  # fmt: skip
+    cleanup.add_argument("--keep-entries", action="store_true",
+                         help="leave an instance that has unread entries for the next start to archive")  # fmt: skip
+    cleanup.set_defaults(function=_cleanup)
+
     listing = commands.add_parser("list", help="list what this kernel has, and who uses it")
     listing.add_argument("what", choices=["tracers", "events", "functions", "options", "clocks", "instances"],
                          help="functions: those that filters can name")  # fmt: skip
@@ -224,6 +232,20 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         print(format_report(report), end="")
     return EXIT_OK if report.can_run else EXIT_FAILURE
+
+
+def _cleanup(args: argparse.Namespace) -> int:
+    from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.journal import Journals
+    from collector.tracefs.leftovers import clean_up, find_leftovers
+
+    tracefs, journals = TracefsDir(find_tracefs()), Journals.of_system()
+    names = args.instances or [left.instance for left in find_leftovers(tracefs, journals)]
+    for name in names:
+        print(clean_up(tracefs, journals, name, keep_entries=args.keep_entries))
+    if not names:
+        print("nothing is left of a killed run")
+    return EXIT_OK
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ from collector.pipeline import Pipeline
 from collector.service import Service
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance
+from collector.tracefs.journal import Journals
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks import registry
 from sinks.file.sink import FilePolicy, FileSink
@@ -80,7 +81,7 @@ async def _collect_until_signal(config: Config, duration_s: float | None, output
 
 async def _collect(config: Config, duration_s: float | None, output: LogOutput, signals: AsyncIterator[int]) -> int:
     tracefs = TracefsDir(find_tracefs())
-    group = InstanceGroup()
+    group = InstanceGroup(Journals.of_system())
     service: Service | None = None
     try:
         for own in _instance_configs(config, tracefs):

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,8 @@ from collector.tracefs.demands import SHARED_SETTINGS
 from collector.tracefs.doctor import Report, judge
 from collector.tracefs.facts import OK, Facts, NeighbourFacts, PlaceFacts, PlanFacts, Wanted
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.journal import Journals
+from collector.tracefs.leftovers import find_leftovers
 from collector.tracefs.neighbours import read_neighbours
 from collector.tracefs.survey import SYSTEM, Roots, parse_mount, read_host, read_mount, read_tree, remove_orphans
 
@@ -45,7 +48,8 @@ def examine(config: Config) -> Report:
     if mount.path is not None and mount.access == OK:
         tracefs = TracefsDir(Path(mount.path))
         remove_orphans(tracefs)
-        neighbours = read_neighbours(tracefs)
+        leftovers = find_leftovers(tracefs, Journals.of_system())
+        neighbours = replace(read_neighbours(tracefs), leftovers=leftovers)
         with _exit_on_terminate():
             tree = read_tree(tracefs)
         plans = {trace.instance: _plan(trace, tracefs) for trace in config.instances()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from collector.config import Config
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
+from collector.tracefs.journal import Journals
 from collector.tracefs.wish import InstanceSpec
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ class Held:
 class InstanceGroup:
     """All instances of a run; the blocking calls are for a thread, or for a moment at the start."""
 
-    def __init__(self) -> None:
+    def __init__(self, journals: Journals | None = None) -> None:
         self._held: list[Held] = []
+        self._journals = journals
 
     def __iter__(self) -> Iterator[Held]:
         return iter(self._held)
@@ -45,10 +47,10 @@ class InstanceGroup:
         Raises:
           TracefsError: it cannot be had.
         """
-        instance = Instance.open(tracefs, spec)
+        instance = Instance.open(tracefs, spec, self._journals)
         if instance.existed and config.trace.on_leftover == "remove":
             instance.remove(REMOVE_TIMEOUT_S)
-            instance = Instance.open(tracefs, spec)
+            instance = Instance.open(tracefs, spec, self._journals)
         self._held.append(Held(config, instance))
 
     def configure(self) -> None:

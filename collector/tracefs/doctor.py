@@ -15,6 +15,7 @@ from collector.tracefs.facts import (
     OK,
     Facts,
     HostFacts,
+    Leftover,
     MountFacts,
     NeighbourFacts,
     PlaceFacts,
@@ -198,6 +199,9 @@ def _judge_neighbours(neighbours: NeighbourFacts, wants: Sequence[Wanted]) -> It
                       "what it reads, nobody else gets")  # fmt: skip
     if neighbours.dynamic_events:
         yield Finding(group, "dynamic events", "note", f"{neighbours.dynamic_events} are defined")
+    for left in neighbours.leftovers:
+        remedy = f"`ftrace-collector cleanup {left.instance}` takes it back, and so does the next start"
+        yield Finding(group, f"left by process {left.pid}", "note", _describe_leftover(left), remedy)
     if not busy and not readers:
         yield Finding(group, "tracefs", "ok", "nobody records, and nobody has a pipe open")
     if neighbours.hidden_processes:
@@ -220,6 +224,15 @@ def _describe(state: TracingState) -> str:
     if state.holder:
         parts.append(f"held by {state.holder}")
     return ", ".join(parts)
+
+
+def _describe_leftover(left: Leftover) -> str:
+    parts = [f"instance {left.instance}, killed"]
+    if left.unread:
+        parts.append(f"{left.unread} entries unread")
+    if left.changes:
+        parts.append(f"to be restored: {', '.join(left.changes)}")
+    return "; ".join(parts)
 
 
 def _judge_place(facts: Facts) -> Iterator[Finding]:

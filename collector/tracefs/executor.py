@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from collector.errors import TracefsError, TracefsMissingError
 from collector.tracefs.cpus import parse_cpu_mask
@@ -9,6 +10,7 @@ from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import parse_dynamic_events
 from collector.tracefs.files import TracefsDir, errno_of
 from collector.tracefs.functions import matching_functions, parse_functions
+from collector.tracefs.journal import Journal
 from collector.tracefs.planner import normal_trigger
 from collector.tracefs.probing import parse_size_kb, place_of
 from collector.tracefs.wish import TRACER_FILE, Undo, Write
@@ -26,11 +28,18 @@ class NoMemoryError(Exception):
 
 
 class Executor:
-    """Writes to one instance, and remembers what takes it back."""
+    """Writes to one instance, and remembers what takes it back.
 
-    def __init__(self, tree: TracefsDir) -> None:
+    Args:
+      tree: the instance, or the top level.
+      journal: where what outlives the instance is noted, with what an earlier run has left there; None: nowhere.
+    """
+
+    def __init__(self, tree: TracefsDir, journal: Journal | None = None) -> None:
         self._tree = tree
-        self._undo: list[Undo] = []  # the last is done first
+        self._journal = journal
+        self._at_top = tree is tree.top
+        self._undo: list[Undo] = journal.undos if journal is not None else []  # the last is done first
 
     @property
     def pending(self) -> tuple[Undo, ...]:
@@ -82,25 +91,54 @@ class Executor:
             try:
                 self._write(undo)
             except TracefsMissingError:
-                continue  # gone already, with whoever took it
+                pass  # gone already, with whoever took it
             except TracefsError as error:
                 problems.append(error)
                 kept.append(undo)
+                continue
+            if self._journal is not None:
+                self._journal.forget([undo])
         self._undo = kept[::-1]
         return problems
 
     def _do(self, write: Write) -> None:
         log = self._explanations() if _is_explained(write) else ""
+        undos = self._new_undos(write)
+        noted = [undo for undo in undos if self._outlives(undo)]
+        self._note(noted)
         try:
             self._write(write)
         except TracefsError as error:
+            if self._journal is not None:
+                self._journal.forget(noted)
             if not _is_explained(write):
                 raise
             raise _explained(error, write, log, self._explanations()) from error.__cause__
-        # Before it is read back: also a value that is not as wished has replaced the old one. What takes several
-        # writes back is kept in its own order.
-        self._undo += reversed(write.undo)
+        # Before it is read back: also a value that is not as wished has replaced the old one.
+        self._undo += undos
         self._verify(write)
+
+    def _new_undos(self, write: Write) -> list[Undo]:
+        """What takes the write back, the last to be done first; without values whose original is known already.
+
+        After a crash that is what the journal has, not what the killed run has left.
+        """
+        known = {(undo.scope, undo.file) for undo in self._undo if undo.mode != "append"}
+        undos = [replace(undo, scope="top") if self._at_top else undo for undo in reversed(write.undo)]
+        return [undo for undo in undos if (undo.scope, undo.file) not in known and undo not in self._undo]
+
+    def _outlives(self, undo: Undo) -> bool:
+        """Whether removing the instance leaves the change: a tracer's options are the tracer's, not the instance's."""
+        return undo.scope == "top" or undo.file.startswith("options/")
+
+    def _note(self, undos: list[Undo]) -> None:
+        if self._journal is None:
+            return
+        mine = [undo for undo in undos if not self._journal.is_held_here(undo)]
+        if mine:
+            # Events of ours are found again by their group.
+            needed = self._at_top or any(undo.file != DYNAMIC_FILE for undo in mine)
+            self._journal.note(mine, needed=needed)
 
     def _write(self, write: Write | Undo) -> None:
         tree, name = place_of(self._tree, write.file, at_top=write.scope == "top")

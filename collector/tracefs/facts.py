@@ -102,6 +102,35 @@ class PipeReader:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a killed run has left."""
+
+    instance: str  # as the run called it
+    pid: int  # of the run
+    changes: tuple[str, ...] = ()  # what takes them back, "FILE VALUE"
+    unread: int | None = None  # entries in the rings; None: the instance is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What was done about it."""
+
+    instance: str
+    restored: tuple[str, ...]  # "FILE VALUE"
+    unread: int | None  # entries that were in the rings; None: there was no instance
+    kept: bool = False  # with those entries
+
+    def __str__(self) -> str:
+        """For people."""
+        parts = [f"restored {change}" for change in self.restored]
+        if self.kept:
+            parts.append(f"kept with {self.unread} unread entries")
+        elif self.unread is not None:
+            parts.append("removed" + (f" with {self.unread} unread entries" if self.unread else ""))
+        return f"{self.instance}: {'; '.join(parts) or 'nothing to restore'}"
+
+
+@dataclass(frozen=True, slots=True)
 class NeighbourFacts:
     """Who else is tracing, as far as it can be seen."""
 
@@ -109,6 +138,7 @@ class NeighbourFacts:
     readers: tuple[PipeReader, ...] = ()
     hidden_processes: int = 0  # whose open files may not be looked at
     dynamic_events: int = 0  # defined now, by anyone
+    leftovers: tuple[Leftover, ...] = ()  # of killed runs
 
 
 @dataclass(frozen=True, slots=True)

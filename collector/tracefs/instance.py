@@ -18,9 +18,18 @@ from collector.tracefs.dynamic import group_of, parse_dynamic_events
 from collector.tracefs.executor import Executor, NoMemoryError, quiet_tracer
 from collector.tracefs.feasible import check_desired
 from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of
+from collector.tracefs.journal import Journal, Journals
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.lock import check_name, make_and_lock
-from collector.tracefs.planner import changes_discard, plan_exclusion, plan_instance, plan_owned, plan_untrigger
+from collector.tracefs.planner import (
+    changes_discard,
+    files_named,
+    plan_exclusion,
+    plan_instance,
+    plan_owned,
+    plan_untrigger,
+    scope_of,
+)
 from collector.tracefs.probing import count_unread, read_functions, read_probe, read_systems, read_triggers
 from collector.tracefs.wallclock import read_clock_pair
 from collector.tracefs.wish import (
@@ -61,7 +70,9 @@ class Exclusion(enum.Enum):
 class Instance:
     """One instance, locked by this process from `open` to `close` or `remove`."""
 
-    def __init__(self, tree: TracefsDir, spec: InstanceSpec, lock_fd: int, *, existed: bool) -> None:
+    def __init__(
+        self, tree: TracefsDir, spec: InstanceSpec, lock_fd: int, *, existed: bool, journal: Journal | None
+    ) -> None:
         """Use `open`."""
         self.dir = tree
         self.spec = spec
@@ -73,18 +84,22 @@ class Instance:
         self._files = frozenset(name for name in OPTIONAL_FILES if tree.exists(name))
         self._systems = read_systems(tree)
         self._functions = read_functions(tree, spec)
-        self._executor = Executor(tree)
+        self._journal = journal
+        self._executor = Executor(tree, journal)
         self._busy: list[TracefsError] = []  # what could not be taken back yet
         self.layout: PageLayout = tree.read_layout()  # as of now; `configure` may change it
         self.clock: str = tree.read_clock()[0]  # as of now
         self.unread_at_open = count_unread(tree)  # entries that an earlier run left in the rings
 
     @classmethod
-    def open(cls, tracefs: TracefsDir, spec: InstanceSpec) -> "Instance":
+    def open(cls, tracefs: TracefsDir, spec: InstanceSpec, journals: Journals | None = None) -> "Instance":
         """Make the instance or adopt the one that is there, and lock it. Nothing is set up yet.
 
+        Args:
+          journals: where what outlives the instance is noted; None: nowhere, a crash leaves it as it is.
+
         Raises:
-          InstanceBusyError: another process holds it.
+          InstanceBusyError: another process holds it, or has changed a shared value that the spec wants changed.
           TracefsPermissionError, TracefsMissingError: it can't be made.
           UsageError: its name can't be one, or the kernel can't do what the spec says.
         """
@@ -92,8 +107,13 @@ class Instance:
         tree = tracefs.instance(spec.name)
         lock_fd, existed = make_and_lock(tree)
         try:
-            instance = cls(tree, spec, lock_fd, existed=existed)
-            check_desired(spec, instance.probe())
+            journal = journals.of(spec.name, spec.name) if journals is not None else None
+            instance = cls(tree, spec, lock_fd, existed=existed, journal=journal)
+            probe = instance.probe()
+            check_desired(spec, probe)
+            if journal is not None:
+                # Also a value that is as wished already: whoever made it so takes it back.
+                journal.check_free(file for file in files_named(spec) if scope_of(file, probe) == "top")
         except BaseException:
             if not existed:
                 # Best effort: the error that is on its way says what matters.
@@ -125,9 +145,7 @@ class Instance:
 
     def probe(self) -> Probe:
         """How the instance is set up now."""
-        return read_probe(
-            self.dir, self.spec, existed=self.existed, functions=self._functions, systems=self._systems
-        )
+        return read_probe(self.dir, self.spec, existed=self.existed, functions=self._functions, systems=self._systems)
 
     def configure(self, *, start: bool = True, discard_unread: bool = False) -> None:
         """Set everything up, read it back, and start tracing unless told not to.
@@ -154,12 +172,14 @@ class Instance:
             self.dir.clear("trace")
             self.notes.append(f"cleared the rings, {probe.unread} entries of an earlier run were in them")
             probe = self.probe()
+        if self._journal is not None:
+            self._journal.claim()
         spec = self._without_impossible_exclusion()
         self._executor.own(plan_owned(spec, probe))
         sizes_kb = subbuf_sizes_to_try_kb(spec, probe)
         for size_kb, smaller_kb in zip(sizes_kb, (*sizes_kb[1:], None), strict=True):
             try:
-                self._executor.run(plan_instance(spec, probe, size_kb), start=start)
+                self._executor.run(self._plan(spec, probe, size_kb), start=start)
                 break
             except NoMemoryError as error:
                 if smaller_kb is None:
@@ -227,7 +247,7 @@ class Instance:
             raise TracefsError(
                 "the instance can't be removed", where=str(self.dir.path), got=str(error), hint=ROOT_HINT
             ) from error
-        self.close()
+        self._end()
         if problems:
             raise problems[0]
         return True
@@ -262,12 +282,22 @@ class Instance:
             return
         self._quiet()
         problems = self._executor.undo(only_shared=True)
-        self.close()
+        self._end()
         if problems:
             raise problems[0]
 
+    def _plan(self, spec: InstanceSpec, probe: Probe, subbuf_size_kb: int) -> list[Write]:
+        """The writes that set it up."""
+        return plan_instance(spec, probe, subbuf_size_kb)
+
+    def _end(self) -> None:
+        """In good order: what is still to be taken back, of an instance that is kept, stays in the journal."""
+        if self._journal is not None:
+            self._journal.close()
+        self.close()
+
     def close(self) -> None:
-        """Give the lock up; the instance stays."""
+        """Give the lock up; the instance stays, and so does its journal."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1

@@ -39,15 +39,7 @@ def make_and_lock(tree: TracefsDir) -> tuple[int, bool]:
             fd = os.open(tree.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = _find_holder(os.fstat(fd))
-            os.close(fd)
-            raise InstanceBusyError(
-                "the instance is in use", where=str(tree.path), expected="no other collector on it",
-                got=f"a lock of {holder}", hint="stop it, or give this one another instance name",
-            ) from error  # fmt: skip
+        _lock(fd, tree, "the instance is in use", "stop it, or give this one another instance name")
         # The one that was locked may have been removed in between, and another made.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(fd), os.stat(tree.path)):
@@ -56,6 +48,45 @@ def make_and_lock(tree: TracefsDir) -> tuple[int, bool]:
     raise InstanceBusyError(
         "the instance comes and goes", where=str(tree.path), got=f"removed by others {_LOCK_TRIES} times in a row"
     )
+
+
+def lock_top_level(tree: TracefsDir) -> int:
+    """Lock the top-level buffer.
+
+    Returns: the descriptor of tracefs' folder, flocked.
+
+    Raises:
+      InstanceBusyError: another process holds the lock; it says which.
+      TracefsPermissionError: the folder can't be opened.
+    """
+    try:
+        fd = os.open(tree.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TracefsPermissionError(
+            "tracefs can't be opened", where=str(tree.path), got=str(error), hint=ROOT_HINT
+        ) from error
+    _lock(fd, tree, "the top-level buffer is in use", "stop it: there is one top-level buffer")
+    return fd
+
+
+def find_holder(path: Path) -> str | None:
+    """Who holds the lock of an instance or of the top level, in words; None: nobody, as far as /proc/locks shows."""
+    try:
+        return _find_holder(os.stat(path))
+    except OSError:
+        return None
+
+
+def _lock(fd: int, tree: TracefsDir, what: str, hint: str) -> None:
+    """Lock the open folder; closes it when that can't be."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = _find_holder(os.fstat(fd)) or "a process that /proc/locks doesn't show here"
+        os.close(fd)
+        raise InstanceBusyError(
+            what, where=str(tree.path), expected="no other collector on it", got=f"a lock of {holder}", hint=hint
+        ) from error
 
 
 def _make(tree: TracefsDir) -> bool:
@@ -77,7 +108,7 @@ def _make(tree: TracefsDir) -> bool:
     return False
 
 
-def _find_holder(status: os.stat_result) -> str:
+def _find_holder(status: os.stat_result) -> str | None:
     """Who holds the flock of that folder, in words."""
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
@@ -88,4 +119,4 @@ def _find_holder(status: os.stat_result) -> str:
                 with contextlib.suppress(OSError):
                     return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
                 return f"process {pid}"
-    return "a process that /proc/locks doesn't show here"
+    return None

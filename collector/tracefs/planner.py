@@ -6,6 +6,7 @@ The order, and what goes wrong otherwise:
   ring size             counted in sub-buffers, so it follows their size
   watermark, overwrite
   clock                 writing it clears the ring and its counters, also when it is the same one
+  triggers left over    an event that has any can't be removed
   probes                their events are enabled, filtered and triggered further down
   what all share        sizes, thresholds and switches of the top level
   filters of tracers    before the tracer, which else starts with all functions of the kernel
@@ -89,6 +90,8 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
     if probe.clock != spec.clock:
         writes.append(Write("trace_clock", spec.clock, verify="equal"))
     stale = _stale_probes(spec, probe)
+    removed = {(listed.group, listed.name) for listed in stale}
+    writes += _plan_trigger_removals(spec, probe, removed)
     writes += _plan_probes(spec, probe, stale)
     writes += _plan_settings(spec, probe)
     for file in LIST_FILES:
@@ -105,10 +108,9 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
     if set(cpus) != set(probe.cpumask) & set(probe.possible_cpus):
         writes.append(Write("tracing_cpumask", format_cpu_mask(cpus), verify="cpus"))
     writes += _plan_threads(spec, probe)
-    removed = {(listed.group, listed.name) for listed in stale}
     writes += _plan_events(spec, probe, probe.enabled - removed)
     writes += _plan_filters(spec, probe)
-    writes += _plan_triggers(spec, probe)
+    writes += _plan_triggers(spec, probe, removed)
     if writes or not probe.tracing_on:
         stop = [Write("tracing_on", "0", verify="equal")] if probe.tracing_on else []
         # A trigger may turn it off again before it is read back.
@@ -319,15 +321,23 @@ def _plan_filters(spec: InstanceSpec, probe: Probe) -> list[Write]:
     return writes
 
 
-def _plan_triggers(spec: InstanceSpec, probe: Probe) -> list[Write]:
+def _plan_trigger_removals(spec: InstanceSpec, probe: Probe, removed: set[EventName]) -> list[Write]:
+    """Those that are not wished for, and all of events that are removed, which have to be without."""
     writes = []
     for event, present in sorted(probe.triggers.items()):
-        wanted = {normal_trigger(trigger) for trigger in spec.triggers.get(event, ())}
+        triggers = spec.triggers.get(event, ()) if event not in removed else ()
+        wanted = {normal_trigger(trigger) for trigger in triggers}
         too_many = [line for line in present if normal_trigger(line) not in wanted]
         # The kernel lists the newest first, and a newer one may refer to an older one.
         writes += [Write(_trigger_file(event), _untrigger(line), "append") for line in too_many]
+    return writes
+
+
+def _plan_triggers(spec: InstanceSpec, probe: Probe, removed: set[EventName]) -> list[Write]:
+    writes = []
     for event, triggers in spec.triggers.items():
-        have = {normal_trigger(line) for line in probe.triggers.get(event, ())}
+        present = probe.triggers.get(event, ()) if event not in removed else ()
+        have = {normal_trigger(line) for line in present}
         for trigger in (t.strip() for t in triggers):
             if normal_trigger(trigger) not in have:
                 # A histogram holds on to its instance, and to the synthetic event that it feeds.

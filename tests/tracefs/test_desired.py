@@ -239,6 +239,7 @@ def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
     put(again.dir.path, {f"{SWITCH_FILES}/trigger": "traceoff:unlimited\n"})
     again.configure()
     assert kernel.written[1:-1] == [
+        (f"{SWITCH_FILES}/trigger", "!traceoff:unlimited"),
         ("events/ftc_ours/open/enable", "0"),
         ("dynamic_events", "-:ftc_ours/open"),
         ("dynamic_events", "p:ftc_ours/open vfs_write"),
@@ -246,7 +247,6 @@ def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
         ("set_event_pid", ""),
         ("events/ftc_ours/open/enable", "1"),
         (f"{SWITCH_FILES}/filter", "0"),
-        (f"{SWITCH_FILES}/trigger", "!traceoff:unlimited"),
     ]
     again.close()
 

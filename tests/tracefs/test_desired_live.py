@@ -107,10 +107,10 @@ def test_the_same_wish_after_a_crash_writes_nothing(top: TracefsDir, instance_na
     assert preview(config_of(instance_name, keys), top) == []
     other = config_of(instance_name, "")
     assert [(w.file, w.value.replace("count=", "")) for w in preview(other, top) if w.file != "tracing_on"] == [
-        ("set_event_pid", ""),
-        ("events/sched/sched_switch/filter", "0"),
         ("events/sched/sched_switch/trigger", "!traceoff:3"),
         ("events/sched/sched_switch/trigger", "!stacktrace:unlimited if prev_pid == 4000000"),
+        ("set_event_pid", ""),
+        ("events/sched/sched_switch/filter", "0"),
     ]
     again = Instance.open(top, build_spec(other, top))
     again.configure()

@@ -109,8 +109,11 @@ class FakeKernel(TracefsDir):
             if value[:1] == "!":
                 lines.remove(value[1:])
             elif value[:2] == "-:":
-                (line,) = [line for line in lines if line.split()[0].partition(":")[2] == value[2:]]
-                lines.remove(line)
+                kept = [line for line in lines if line.split()[0].partition(":")[2] != value[2:]]
+                if kept == lines:
+                    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+                    raise self._error(failure, name, "the kernel refuses the value", value) from failure
+                lines = kept
             else:
                 lines.append(value)
                 if name == "dynamic_events":
