@@ -19,8 +19,18 @@ from collector.capture.formats import FormatBook
 from collector.capture.sizing import BatchSize
 from collector.capture.source import LiveSource
 from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
-from collector.decode import text
 from collector.decode.plan import CommonHead
+from collector.decode.text import PAGE_BYTES, TextBatch
+from collector.decode.text_plan import (
+    HAS_COMM,
+    HAS_CPU,
+    HAS_TGID,
+    KIND_FIXED,
+    KIND_NAMED,
+    KIND_SYSCALL_ENTER,
+    KIND_SYSCALL_EXIT,
+    TextPlan,
+)
 from collector.ledger import KernelCounts, ReaderCounts
 from collector.tracefs.clocks import ClockPair
 from collector.tracefs.events import EventName
@@ -45,7 +55,7 @@ RESOLUTION_NS = 1000  # of a line's time
 FLUSH_BYTES = 64 << 20
 
 # A "page" of the sizing is the least that a batch needs; few of its bytes are heads of entries.
-_LAYOUT = PageLayout(0, 8, 8, 8, text.PAGE_BYTES - 65536, 65536)
+_LAYOUT = PageLayout(0, 8, 8, 8, PAGE_BYTES - 65536, 65536)
 
 # {name of the text: (system, event)} of records that no event file has
 _TRACER_EVENTS = {
@@ -64,7 +74,7 @@ class TextFormats:
       list_events: gives (system, event) of all that the kernel has now.
     """
 
-    def __init__(self, plan: text.TextPlan, list_events: Callable[[], Sequence[EventName]]) -> None:
+    def __init__(self, plan: TextPlan, list_events: Callable[[], Sequence[EventName]]) -> None:
         self._plan = plan
         self._list_events = list_events
         self._systems: dict[str, list[str]] = {}  # {event: systems that have one of this name}
@@ -76,16 +86,16 @@ class TextFormats:
             return None
         kind, has, name = found
         system, event = self._event_of(kind, name)
-        if kind == text.KIND_NAMED and system == "text":
+        if kind == KIND_NAMED and system == "text":
             self._plan.set_joins(event_id)
         return parse_event_format(build_text_format(event_id, event, has), system)
 
     def _event_of(self, kind: int, name: str) -> EventName:
-        if kind == text.KIND_FIXED:
+        if kind == KIND_FIXED:
             return _TRACER_EVENTS.get(name, ("text", name))
-        if kind == text.KIND_SYSCALL_ENTER:
+        if kind == KIND_SYSCALL_ENTER:
             return "syscalls", f"sys_enter_{name.removeprefix('sys_')}"
-        if kind == text.KIND_SYSCALL_EXIT:
+        if kind == KIND_SYSCALL_EXIT:
             return "syscalls", f"sys_exit_{name.removeprefix('sys_')}"
         if name == _MARKER:
             return "ftrace", "print"
@@ -101,7 +111,7 @@ def build_text_format(event_id: int, name: str, has: int) -> str:
     """The format file that the kernel would have for the records of decode/text.pyx.
 
     Args:
-      has: HAS_ bits of decode/text.pyx.
+      has: HAS_ bits of decode/text_plan.pyx.
     """
     fields = ["unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;",
               "unsigned char common_flags;\toffset:2;\tsize:1;\tsigned:0;",
@@ -110,9 +120,9 @@ def build_text_format(event_id: int, name: str, has: int) -> str:
     own = []
     at = 8
     for bit, declaration, size, signed in (
-        (text.HAS_COMM, "char comm[16]", 16, 0),
-        (text.HAS_CPU, "unsigned int cpu", 4, 0),
-        (text.HAS_TGID, "int tgid", 4, 1),
+        (HAS_COMM, "char comm[16]", 16, 0),
+        (HAS_CPU, "unsigned int cpu", 4, 0),
+        (HAS_TGID, "int tgid", 4, 1),
     ):
         if has & bit:
             own.append(f"{declaration};\toffset:{at};\tsize:{size};\tsigned:{signed};")
@@ -127,14 +137,14 @@ def is_graph(tracer: str, options: Collection[str]) -> bool:
     return tracer == "function_graph" or "display-graph" in options
 
 
-def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> text.TextPlan:
+def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> TextPlan:
     """What a line looks like under a tracer and trace_options, as they are when the pipe is opened.
 
     Args:
       options: words of trace_options; `noX` is X switched off.
       whole: lines of all CPUs come through one pipe.
     """
-    plan = text.TextPlan(_LAYOUT, CommonHead())
+    plan = TextPlan(_LAYOUT, CommonHead())
     plan.set_form(
         whole=whole,
         latency="latency-format" in options,
@@ -183,7 +193,7 @@ class PipeStream(Stream):
         self,
         key: StreamKey,
         fd: int,
-        batch: text.TextBatch,
+        batch: TextBatch,
         book: FormatBook,
         read_stats: Callable[[], CpuStats] | None,
         base: KernelCounts,
@@ -275,7 +285,7 @@ class PipeSource(LiveSource):
     ) -> Stream:
         fd = self.tree.open_pipe(None if self._whole else cpu)
         self._fds.append(fd)
-        batch = text.TextBatch(self._text_plan, size.pages_bytes, size.capacity)
+        batch = TextBatch(self._text_plan, size.pages_bytes, size.capacity)
         return PipeStream(
             StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
             self.base.get(cpu, KernelCounts()), budget, block_age_s, self._is_graph,

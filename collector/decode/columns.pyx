@@ -9,12 +9,14 @@ A constant column or plane never reaches the compressor.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
+from collector.decode.hash cimport hash_bytes, scatter
 from collector.decode.ring cimport (
     Batch, CLASS_CHARS, CLASS_INT, CLASS_REL_LOC, CLASS_TAIL, ColumnSpec, EventSpec, WHERE_MASK,
     WHERE_RAW, load32, load64, record_size,
 )
+from collector.decode.scan cimport are_equal
 
 # Forms of a column, its first element in the block.
 cdef enum:
@@ -31,8 +33,6 @@ cdef enum:
     SLOTS = 1024                  # of the hash table; a power of two, several times DICTIONARY_MOST
     KINDS = 131072                # event id and mode
     SAMPLE = 512                  # values looked at to choose between plain and difference planes
-
-cdef uint64_t HASH = 0x9E3779B97F4A7C15   # 2^64 over the golden ratio: Knuth's multiplicative hashing
 
 
 cdef struct Table:
@@ -411,7 +411,7 @@ cdef class Encoder:
             value = values[i]
             if value != last:
                 last = value
-                slot = (value * HASH) >> 54
+                slot = scatter(value) >> 54
                 while True:
                     found = self.table.slots[slot]
                     if found == 0:
@@ -461,7 +461,7 @@ cdef class Encoder:
         cdef const uint8_t *first = base + (places[0] & WHERE_MASK)
         cdef uint8_t *p
         for i in range(1, n):
-            if memcmp(first, base + (places[i] & WHERE_MASK), width):
+            if not are_equal(first, base + (places[i] & WHERE_MASK), width):
                 return 0
         self.put_array(2)
         self.put_byte(FORM_CONSTANT)
@@ -540,17 +540,19 @@ cdef class Encoder:
 
         The number of distinct strings, 0 when there are too many. Their lengths are in values[256 + k].
         """
-        cdef uint32_t i, slot, found, size
+        cdef uint32_t i, slot, size, found = 0
         cdef const uint8_t *p
-        cdef uint64_t hashed, place
+        cdef uint64_t place
         cdef uint64_t *offsets = self.values
         memset(&self.table, 0, sizeof(Table))
         for i in range(n):
             place = (places[i] & WHERE_MASK) + self.starts[i]
             p = base + place
             size = self.lengths[i]
-            hashed = hash_bytes(p, size)
-            slot = hashed >> 54
+            if found and offsets[DICTIONARY_MOST + found - 1] == size and are_equal(base + offsets[found - 1], p, size):
+                self.index[i] = <uint8_t> (found - 1)   # as the one before, which is common
+                continue
+            slot = hash_bytes(p, size, 0) >> 54
             while True:
                 found = self.table.slots[slot]
                 if found == 0:
@@ -562,7 +564,7 @@ cdef class Encoder:
                     found = self.table.n
                     self.table.slots[slot] = <uint16_t> found
                     break
-                if offsets[DICTIONARY_MOST + found - 1] == size and memcmp(base + offsets[found - 1], p, size) == 0:
+                if offsets[DICTIONARY_MOST + found - 1] == size and are_equal(base + offsets[found - 1], p, size):
                     break
                 slot = (slot + 1) & (SLOTS - 1)
             self.index[i] = <uint8_t> (found - 1)
@@ -646,22 +648,6 @@ cdef int prefers_deltas(const uint64_t *values, uint32_t n, uint32_t width) noex
     return differences * 4 < plain * 3
 
 
-cdef uint64_t hash_bytes(const uint8_t *p, uint32_t size) noexcept nogil:
-    cdef uint64_t h = size, last = 0
-    while size >= 8:
-        h = (h ^ load64(p)) * HASH
-        h ^= h >> 29
-        p += 8
-        size -= 8
-    while size:
-        last = last << 8 | p[0]
-        p += 1
-        size -= 1
-    h = (h ^ last) * HASH
-    h ^= h >> 29
-    return h * HASH
-
-
 cdef void numbers_clear(Numbers *numbers) noexcept nogil:
     if numbers.n:
         memset(numbers.slots, 0, numbers.size * sizeof(uint64_t))
@@ -685,7 +671,7 @@ cdef int numbers_add(Numbers *numbers, uint64_t value) noexcept nogil:
         for i in range(old_size):
             numbers_add(numbers, old[i])
         free(old)
-    slot = ((value * HASH) >> 32) & (numbers.size - 1)
+    slot = (scatter(value) >> 32) & (numbers.size - 1)
     while numbers.slots[slot]:
         if numbers.slots[slot] == value:
             return 0

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from collector.capture.pipe import TextFormats, build_text_plan
 from collector.decode import ring
 from collector.decode.plan import build_event_plan
-from collector.decode.text import FIRST_ID, PAGE_BYTES, TextBatch
+from collector.decode.text import PAGE_BYTES, TextBatch
+from collector.decode.text_plan import FIRST_ID
 from tests import reference
 from tests.conftest import RECORDED_CASES
 
@@ -357,6 +358,43 @@ def test_function_graph_with_times(recorded_case: Callable[[str], Path]) -> None
     assert parsed.unparsed == 0
     assert len(parsed.entries) + parsed.folded == len(raw_entries(case))
     assert [e.ts for e in parsed.entries if not e.ts] == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"a", b"b", b"", b"a-1", b"sixteen letters.", b" a"]),  # comm
+            st.sampled_from([0, 1, 77, 7777777, 77777777, -1]),  # pid
+            st.sampled_from([0, 1, 123, 1023]),  # CPU
+            st.sampled_from([(b"", 0), (b".....", 0), (b"D....", 0x81)]),
+            st.sampled_from([0, 1, 9, 10, 11, 99999, 100000, 999999, 1000000, 10**9]),  # s
+            st.sampled_from([0, 1, 90, 123456, 999999]),  # us
+            st.sampled_from([b"x", b"y", b"xy", b"longer_than_8", b"longer_than_9", b"longer_than_16_aa"]),
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None, max_examples=300)
+def test_what_a_line_has_in_common_with_earlier_ones_is_not_mixed_up(
+    rows: list[tuple[bytes, int, int, tuple[bytes, int], int, int, bytes]],
+) -> None:
+    text = b"".join(
+        b"%16s-%-7d [%03d] %s %5d.%06d: %s: z\n" % (comm, pid, cpu, columns, seconds, us, name)
+        for comm, pid, cpu, (columns, _), seconds, us, name in rows
+    )
+    expected = [
+        Entry(f"text:{name.decode()}", (seconds * 10**6 + us) * 1000, flags, 0, pid, comm.lstrip(b" "), cpu, None, b"z")
+        for comm, pid, cpu, (_, flags), seconds, us, name in rows
+    ]
+    assert parse(text, whole=True).entries == expected
+
+
+@pytest.mark.parametrize(
+    "us", [b"12345", b"1234567", b"12345:", b"1234/6", b"12 456", b"", b"\xb1\xb2\xb3\xb4\xb5\xb6"]
+)
+def test_a_time_has_six_digits_behind_its_point(us: bytes) -> None:
+    parsed = parse(HEAD + b"x: 1\n" + HEAD.rpartition(b".")[0] + b"." + us + b": x: 2\n")
+    assert len(parsed.entries) == 1
 
 
 # ---- hostile names, broken lines
