@@ -69,7 +69,7 @@ class Pass:
 
 def measure(programs: Programs, work: Path, runs: int) -> str:
     """Gives the tables."""
-    recorded = [_record(programs, work, load) for load in LOADS]
+    recorded = [record_load(programs, work, load) for load in LOADS]
     try:
         targets: list[tuple[str, float, float, str]] = []
         parts: list[str] = []
@@ -143,7 +143,7 @@ def _table_of_steps(pages: Pages) -> str:
     events = 0
     raw = pages.path.read_bytes()
     at = 0
-    for batch, encoder in _batches(pages, BLOCK_BYTES, STEP_BLOCKS):
+    for batch, encoder in batches(pages, BLOCK_BYTES, STEP_BLOCKS):
         encoder.encode(batch)
         events += len(batch)
         steps = {"sub-buffers as they are": raw[at : at + batch.raw_bytes]}
@@ -198,7 +198,7 @@ def read_only(pages: Pages, block_bytes: int) -> float:
     return cpu_s
 
 
-def _batches(pages: Pages, block_bytes: int, most: int) -> Iterator[tuple[ring.Batch, Encoder]]:
+def batches(pages: Pages, block_bytes: int, most: int) -> Iterator[tuple[ring.Batch, Encoder]]:
     """Gives a filled batch and an encoder, at most so many times."""
     batch, encoder = _new_batch(pages, block_bytes), Encoder()
     fd = os.open(pages.path, os.O_RDONLY)
@@ -245,7 +245,7 @@ def _fill(pages: Pages, batch: ring.Batch, fd: int) -> bool:
             return len(batch) > 0
 
 
-def _record(programs: Programs, work: Path, load: Load) -> Pages:
+def record_load(programs: Programs, work: Path, load: Load) -> Pages:
     out = work / f"{load.name}.pages"
     record_pages(programs, load, COUNTS[load.name], out, SUBBUF_KB)
     top = open_tracefs()

@@ -24,6 +24,7 @@ PURE = {
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
     "sinks.retry",
+    "sinks.forward.protocol", "sinks.forward.records",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}
 
@@ -35,6 +36,9 @@ SINKS_MAY_IMPORT = (
     "collector.metrics",
     "collector.snapshot",
     "collector.archive",
+    "collector.decode.rows",  # and what names times and addresses, for a sink that sends entries one by one
+    "collector.view.symbols",
+    "collector.view.walltime",
 )
 
 TRACEFS_NAMES = re.compile(

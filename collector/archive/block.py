@@ -215,7 +215,7 @@ def _read_columns(head: BlockHead) -> list[Any]:
         raise SegmentError(
             "block: more entries than any block has", expected=f"at most {MAX_ENTRIES}", got=str(head.entries)
         )
-    top = unpack(_decompress(head), "block: columns")
+    top = unpack(decompress_columns(head), "block: columns")
     if not isinstance(top, list) or len(top) != 6 or not isinstance(top[5], list):
         raise SegmentError("block: columns", expected="[kind, ts, flags, preempt, pid, [payload]]", got=repr(top)[:60])
     if len(top[5]) != len(head.kinds):
@@ -223,7 +223,12 @@ def _read_columns(head: BlockHead) -> list[Any]:
     return top
 
 
-def _decompress(head: BlockHead) -> bytes:
+def decompress_columns(head: BlockHead) -> bytes:
+    """Gives a block's columns as one msgpack object.
+
+    Raises:
+      SegmentError: they do not decompress to what the head says.
+    """
     if head.size_bytes > MAX_DECODED_BYTES:
         raise SegmentError("block: size", expected=f"at most {MAX_DECODED_BYTES}", got=str(head.size_bytes))
     match head.codec:

@@ -62,6 +62,13 @@ class WallClock:
         self._pieces.append(_Piece(last.trace, last.trace, last.realtime_ns, 1, 1, last.error_ns, drifts))
         self._starts = [piece.from_ts for piece in self._pieces]
 
+    def pieces(self) -> list[tuple[int, int, int, int, int]]:
+        """Gives (from_ts, ts_ns, wall_ns, rise_ns, run_ns) of each piece, by from_ts from 0 on.
+
+        From from_ts on, wall time is wall_ns + (ts - ts_ns) * rise_ns // run_ns.
+        """
+        return [(p.from_ts, p.ts_ns, p.wall_ns, p.rise_ns, p.run_ns) for p in self._pieces]
+
     def at(self, ts: int) -> tuple[int, int]:
         """Gives (wall time in ns since 1970, error bound in ns)."""
         return self._pieces[bisect_right(self._starts, ts) - 1].at(ts)

@@ -1,0 +1,262 @@
+"""From parcels to one msgpack record per entry: what must be remembered of objects to name what a block only refers to.
+
+Blocks are decoded natively (collector/decode/rows.pyx has the layout of a row). A gap becomes a row of its own, with
+`gap` where an entry's row has `event`:
+
+    [EventTime, {host, run, instance, cpu, gap: {cause, count, ...}}]
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import msgpack
+
+from collector.archive.block import decompress_columns
+from collector.archive.bodies import BlockHead, Clock, parse_block, parse_gap, parse_header
+from collector.archive.fields import Fields, pack, unpack
+from collector.archive.frame import Kind
+from collector.archive.objects import (
+    ClockPair,
+    FormatObject,
+    StoredObject,
+    parse_clock,
+    parse_format,
+    parse_names,
+    parse_object,
+)
+from collector.batch import MODE_RAW
+from collector.decode.rows import Names, RowEncoder, RowKind, pack_text
+from collector.errors import SegmentError
+from collector.view.symbols import Symbols
+from collector.view.walltime import WallClock
+from sinks.base import Parcel
+
+# Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on.
+MOST_FORMATS = 16384
+
+_NS = 1_000_000_000
+_LAST_NS = (_NS << 32) - 1  # that an EventTime can say
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows, one behind the other."""
+
+    data: bytes
+    count: int
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """What the objects since a HEADER have said."""
+
+    run: bytes = b""
+    segment: int = -1
+    host: str = ""
+    clocks: dict[str, Clock] = field(default_factory=dict)  # {instance: clock}
+    pairs: dict[str, list[ClockPair]] = field(default_factory=dict)  # {instance: readings}
+    walls: dict[str, WallClock] = field(default_factory=dict)  # {instance: of its pairs so far}
+    comms: Names = field(default_factory=Names)  # {pid: name}, encoded
+    tgids: Names = field(default_factory=Names)
+    symbols: Names = field(default_factory=Names)  # {address: "name+0xoffset [module]"}, encoded
+    strings: Names = field(default_factory=Names)
+
+
+class RecordBuilder:
+    """Turns parcels into rows; takes them in the order in which the sink gets them.
+
+    It remembers two epochs: a batch that is sent again may be of the one before the newest.
+
+    Args:
+      limit_bytes: rows are given in pieces of about this size.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._encoder = RowEncoder()
+        self._formats: dict[bytes, FormatObject] = {}
+        self._kinds: dict[tuple[bytes, int], RowKind] = {}  # {(format id, mode): layout}
+        self._named = Symbols()  # knows which fields hold addresses
+        self._now = _Epoch()
+        self._before = _Epoch()
+
+    def take(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
+        """Gives the rows that a parcel makes, in pieces; of most kinds none.
+
+        Args:
+          now_ns: wall time, for what has none of its own.
+        Raises:
+          SegmentError: the body does not read as documented, or needs a format that was not sent.
+        """
+        match parcel.kind:
+            case Kind.HEADER:
+                self._begin(parcel)
+            case Kind.OBJECT:
+                self._learn(parcel.body)
+            case Kind.BLOCK:
+                yield from self._block(parcel, now_ns)
+            case Kind.GAP:
+                yield self._gap(parcel, now_ns)
+
+    # ---- what is remembered
+
+    def _begin(self, parcel: Parcel) -> None:
+        header = parse_header(parcel.body)
+        begun = _Epoch(header.run, header.segment, header.host, header.clocks)
+        if (self._now.run, self._now.segment) != (header.run, header.segment):
+            self._before = self._now
+        self._now = begun
+
+    def _learn(self, body: bytes) -> None:
+        top = Fields(unpack(body, "object"), "object")
+        if top.text("type") == "format" and top.binary("id", 8) in self._formats:
+            return
+        stored = parse_object(body)
+        epoch = self._now
+        match stored.type:
+            case "format":
+                self._add_format(stored)
+            case "clock":
+                pair = parse_clock(stored)
+                epoch.pairs.setdefault(pair.instance, []).append(pair)
+                epoch.walls.pop(pair.instance, None)
+            case "comms" | "comms_proc":
+                for pid, comm in parse_names(stored).items():
+                    epoch.comms.set(pid, _pack_comm(comm))
+            case "tgids":
+                for pid, tgid in parse_names(stored).items():
+                    if isinstance(tgid, int):
+                        epoch.tgids.set(pid, pack(tgid))
+            case "symbols":
+                found = Symbols()
+                found.add_code(parse_names(stored))
+                _set_all(epoch.symbols, found.code)
+            case "printk":
+                found = Symbols()
+                found.add_strings(parse_names(stored))
+                _set_all(epoch.strings, found.strings)
+
+    def _add_format(self, stored: StoredObject) -> None:
+        while len(self._formats) >= MOST_FORMATS:
+            oldest = next(iter(self._formats))
+            del self._formats[oldest]
+            for key in [key for key in self._kinds if key[0] == oldest]:
+                del self._kinds[key]
+        self._formats[stored.id] = parse_format(stored)
+
+    def _epoch_of(self, run: bytes) -> _Epoch:
+        return self._before if run == self._before.run != self._now.run else self._now
+
+    # ---- rows
+
+    def _block(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
+        head = parse_block(parcel.body)
+        epoch = self._epoch_of(head.run)
+        instance, cpu = head.stream
+        common = _common(epoch.host, head.run, instance, cpu)
+        clock, wall = epoch.clocks.get(instance), self._wall(epoch, instance)
+        if wall is None:
+            common["clock"] = "unknown" if clock is None else clock.name
+        prefix = b"".join(pack(key) + _pack(value) for key, value in common.items())
+        self._encoder.open(
+            decompress_columns(head), head.entries, head.first_ts, head.last_ts, head.ordinal,
+            [(self._kind(kind.format_id, kind.mode), kind.entries) for kind in head.kinds], prefix, len(common),
+            None if wall is None else wall.pieces(), _moment(epoch.pairs.get(instance, []), head.first_ts, now_ns),
+            epoch.comms, epoch.tgids, epoch.symbols, epoch.strings,
+        )  # fmt: skip
+        if head.gaps:
+            yield self._gaps_of(head, common)
+        while count := self._encoder.fill(self._limit_bytes):
+            yield Rows(self._encoder.data(), count)
+
+    def _gaps_of(self, head: BlockHead, common: Mapping[str, object]) -> Rows:
+        rows = []
+        for gap in head.gaps:
+            about = {**common, "ordinal": head.ordinal + gap.at, "gap": {"cause": "overrun", "count": gap.lost}}
+            rows.append(b"\x92" + self._encoder.event_time(gap.at) + _pack(about))
+        return Rows(b"".join(rows), len(rows))
+
+    def _gap(self, parcel: Parcel, now_ns: int) -> Rows:
+        gap = parse_gap(parcel.body)
+        epoch = self._epoch_of(gap.run)
+        instance, cpu = gap.stream
+        ts = gap.to_ts if gap.to_ts is not None else gap.from_ts
+        wall = self._wall(epoch, instance)
+        about = {"cause": gap.cause, "count": gap.count, "from_ts": gap.from_ts, "to_ts": gap.to_ts,
+                 "detail": gap.detail}  # fmt: skip
+        at_ns = now_ns if ts is None or wall is None else wall.at(ts)[0]
+        return Rows(build_row(at_ns, {**_common(epoch.host, gap.run, instance, cpu), "gap": about}), 1)
+
+    def _wall(self, epoch: _Epoch, instance: str) -> WallClock | None:
+        """Wall time of the instance's clock; None when it counts no nanoseconds, or no reading has come yet."""
+        clock, pairs = epoch.clocks.get(instance), epoch.pairs.get(instance)
+        if clock is None or not clock.is_ns or not pairs:
+            return None
+        if instance not in epoch.walls:
+            epoch.walls[instance] = WallClock(clock, pairs)
+        return epoch.walls[instance]
+
+    def _kind(self, format_id: bytes, mode: int) -> RowKind:
+        found = self._kinds.get((format_id, mode))
+        if found is None:
+            of = self._formats.get(format_id)
+            if of is None:
+                raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
+            found = self._kinds[format_id, mode] = build_kind(of, self._named, is_raw=mode == MODE_RAW)
+        return found
+
+
+def build_kind(of: FormatObject, symbols: Symbols, *, is_raw: bool) -> RowKind:
+    """Gives the layout of an event's rows."""
+    addresses = symbols.fields(of)
+    columns = []
+    for column in of.columns:
+        # Without the C types nobody knows; what is fixed in length is then most likely a name.
+        is_text = column.name in of.text_fields or (not of.text and column.cls == "chars")
+        naming = "code" if column.name in addresses.code else "strings" if column.name in addresses.strings else ""
+        columns.append((column.name, column.cls, column.size, column.signed, column.count, is_text, naming))
+    return RowKind(of.full_name, columns, is_raw=is_raw)
+
+
+def build_row(at_ns: int, record: Mapping[str, object]) -> bytes:
+    """Gives one `[EventTime, record]`."""
+    s, ns = divmod(min(max(at_ns, 0), _LAST_NS), _NS)
+    return b"\x92\xd7\x00" + s.to_bytes(4, "big") + ns.to_bytes(4, "big") + _pack(record)
+
+
+def _common(host: str, run: bytes, instance: str, cpu: int) -> dict[str, object]:
+    return {"host": host, "run": run.hex(), "instance": instance, "cpu": cpu}
+
+
+def _pack(value: object) -> bytes:
+    """Encodes one object; text in it that is not UTF-8 gets U+FFFD, for not every receiver takes the bytes."""
+    return bytes(msgpack.packb(_readable(value)))
+
+
+def _readable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, Mapping):
+        return {_readable(key): _readable(of) for key, of in value.items()}
+    return value
+
+
+def _pack_comm(comm: object) -> bytes:
+    """A thread's name as rows have it: str, or bin when it is not UTF-8."""
+    raw = comm if isinstance(comm, bytes) else str(comm).encode("utf-8", "surrogateescape")
+    try:
+        return pack(raw.decode())
+    except UnicodeDecodeError:
+        return pack(raw)
+
+
+def _set_all(names: Names, found: Mapping[int, str]) -> None:
+    for address, text in found.items():
+        names.set(address, pack_text(text))
+
+
+def _moment(pairs: list[ClockPair], ts: int, now_ns: int) -> int:
+    """Wall time of rows whose clock has none: of the last reading before them, else of the first, else now."""
+    before = [pair for pair in pairs if pair.trace <= ts]
+    at_ns = before[-1].realtime_ns if before else pairs[0].realtime_ns if pairs else now_ns
+    return min(max(at_ns, 0), _LAST_NS)
