@@ -7,8 +7,15 @@ from sinks.options import SinkCommon, SinkType
 
 Loader = Callable[[], SinkType]
 
+
+def _kafka() -> SinkType:
+    from sinks.kafka.sink import SINK
+
+    return SINK
+
+
 # {type in the configuration: imports it}; a loader is a function that imports SINK and returns it.
-LOADERS: Mapping[str, Loader] = {}
+LOADERS: Mapping[str, Loader] = {"kafka": _kafka}
 
 
 def load_type(name: str) -> SinkType:
