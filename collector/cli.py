@@ -131,6 +131,27 @@ def build_parser() -> argparse.ArgumentParser:
     recover.add_argument("folder", type=Path, metavar="DIR")
     recover.set_defaults(function=_recover)
 
+    receive = commands.add_parser("receive", help="keep archives of other hosts, which send them here",
+                                  description="Takes what sinks of type stream send, until SIGINT or SIGTERM.")
+    receive.add_argument("--listen", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    receive.add_argument("--output", type=Path, required=True, metavar="DIR", help="has a folder per host")
+    receive.add_argument("--cert", metavar="FILE", help="TLS: our certificate, PEM")
+    receive.add_argument("--key", metavar="FILE", help="its key; default: in the same file")
+    receive.add_argument("--client-ca", metavar="FILE",
+                         help="a host needs a certificate of this authority, for its name")
+    receive.add_argument("--max-bytes-per-host", type=_count, default=10 << 30, metavar="N",
+                         help="the oldest segments of a host go; default: 10 GiB")  # fmt: skip
+    receive.add_argument("--segment-bytes", type=_count, default=128 << 20, metavar="N",
+                         help="size that seals a segment; default: 128 MiB")  # fmt: skip
+    receive.add_argument("--segment-age", type=_seconds, default=3600.0, metavar="S",
+                         help="age that seals a segment; default: 3600")  # fmt: skip
+    receive.add_argument("--min-free-bytes", type=_count, default=1 << 30, metavar="N",
+                         help="with less on the disk nothing is taken; default: 1 GiB")  # fmt: skip
+    receive.add_argument("--max-hosts", type=_count, default=4096, metavar="N", help="default: 4096")
+    receive.add_argument("--log-format", choices=["text", "json"], default="text",
+                         help="of the messages on stderr; default: text")  # fmt: skip
+    receive.set_defaults(function=_receive)
+
     show = commands.add_parser("show", help="print events")
     _add_paths(show)
     moment = "the trace clock's value as in ts_ns, its seconds with a point, or a time such as 2026-01-31T12:00"
@@ -315,6 +336,17 @@ def _recover(args: argparse.Namespace) -> int:
     if not results:
         print(f"{args.folder}: nothing to recover")
     return EXIT_FAILURE if any(r.reason.startswith("failed") for r in results) else EXIT_OK
+
+
+def _receive(args: argparse.Namespace) -> int:
+    from collector.receive import ReceiveOptions, receive
+
+    return receive(
+        ReceiveOptions(
+            args.listen, args.output, args.segment_bytes, args.segment_age, args.max_bytes_per_host,
+            args.min_free_bytes, args.max_hosts, args.cert, args.key, args.client_ca, args.log_format,
+        )
+    )  # fmt: skip
 
 
 def _show(args: argparse.Namespace) -> int:

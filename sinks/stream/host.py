@@ -1,0 +1,298 @@
+"""What one sender's records become: segments in a folder of its own, each of which decodes alone.
+
+All methods block; one at a time is called, in a thread. What is taken is durable when `take` has returned.
+"""
+
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collector.archive.bodies import Header, parse_block, parse_footer, parse_header
+from collector.archive.fields import unpack
+from collector.archive.frame import Kind
+from collector.archive.lock import ArchiveLock
+from collector.archive.objects import parse_format, parse_object
+from collector.archive.reader import open_segment
+from collector.archive.recover import recover_folder
+from collector.archive.segment import SUFFIX, SegmentWriter, disk_error
+from collector.archive.tally import RECOVERED
+from collector.archive.totals import StreamId, Totals, build_totals
+from collector.batch import Block, StreamKey
+from collector.errors import ArchiveFullError, SegmentError
+from sinks.base import Parcel
+from sinks.stream.seen import Seen
+
+# Every segment has them again; a sender whose names fill more than this is not sane.
+MAX_NAMES_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """When a sender's segments end, and how much of the disk it may have."""
+
+    segment_bytes: int = 128 << 20  # size that seals a segment
+    segment_age_s: float = 3600.0  # age that seals a segment
+    max_bytes: int = 10 << 30  # of all its segments; the oldest go
+    min_free_bytes: int = 1 << 30  # left free on the filesystem: less, and nothing is taken
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of parcels, added up."""
+
+    blocks: int = 0
+    events: int = 0
+    bytes: int = 0  # of the bodies of blocks
+    duplicates: int = 0  # blocks that were here already
+
+    def add(self, other: "Taken") -> None:
+        """Add what became of others."""
+        self.blocks += other.blocks
+        self.events += other.events
+        self.bytes += other.bytes
+        self.duplicates += other.duplicates
+
+
+class HostArchive:
+    """The folder of one sender.
+
+    Raises:
+      ArchiveLockedError: another process writes there.
+      ArchiveFullError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, policy: HostPolicy) -> None:
+        self.folder = folder
+        self.policy = policy
+        self._taken = Taken()
+        self._header: Header | None = None  # of what the sender sends now
+        self._header_map: dict[str, Any] = {}
+        self._formats: dict[bytes, bytes] = {}  # {id: body of the object}
+        self._objects: dict[bytes, bytes] = {}  # {id: body} of all others since the sender's last header, in order
+        self._names_bytes = 0
+        self._writer: SegmentWriter | None = None
+        self._written: set[bytes] = set()  # ids of the objects that the open segment has
+        self._opened_s = 0.0
+        self._number = 0
+        self._opening: dict[StreamId, Totals] | None = None  # None: as the sender says
+        self._samples: dict[StreamId, Mapping[str, Any]] = {}  # {stream: totals} of the last sample
+        self._seen: dict[StreamKey, Seen] = {}
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._lock = ArchiveLock(folder)
+        except OSError as e:
+            raise disk_error(folder, e, "use the folder") from e
+        try:
+            recover_folder(folder, holds_lock=True)
+            self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def take(self, parcels: Sequence[Parcel]) -> Taken:
+        """Write what is new of the parcels and make it durable.
+
+        After an error nobody knows what is durable: close it, and let the sender bring all again to a new one.
+
+        Raises:
+          ArchiveFullError: the disk has no room.
+          SegmentError: the sender sends what no segment can hold.
+        """
+        self._check_room()
+        self._taken = Taken()
+        for parcel in parcels:
+            self._take(parcel)
+        if self._writer is not None:
+            self._writer.sync()
+        self.tick()
+        return self._taken
+
+    def tick(self) -> None:
+        """End a segment that is large or old enough."""
+        writer = self._writer
+        if writer is not None and (
+            writer.size_bytes >= self.policy.segment_bytes
+            or time.monotonic() - self._opened_s >= self.policy.segment_age_s
+        ):
+            self._seal("size" if writer.size_bytes >= self.policy.segment_bytes else "time")
+
+    def close(self) -> None:
+        """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
+        try:
+            self._seal(RECOVERED)
+        finally:
+            if self._writer is not None:
+                self._writer.abandon()  # the next start recovers it
+                self._writer = None
+            self._lock.close()
+
+    def _take(self, parcel: Parcel) -> None:
+        if parcel.kind == Kind.HEADER:
+            self._begin(parcel)
+            return
+        if self._header is None:
+            raise SegmentError("a record before the first header", expected="HEADER", got=parcel.kind.name)
+        if parcel.kind == Kind.OBJECT:
+            self._take_object(parcel.body)
+            return
+        if parcel.kind == Kind.FOOTER:
+            self._end(parcel)
+            return
+        if parcel.run != self._header.run or parcel.stream is None:
+            raise SegmentError("a record of another run than the header's", got=parcel.run.hex())
+        if parcel.kind == Kind.BLOCK:
+            self._take_block(parcel, parcel.stream)
+            return
+        body = unpack(parcel.body, parcel.kind.name.lower())
+        if parcel.kind == Kind.SAMPLE:
+            self._samples[(parcel.stream.instance, parcel.stream.cpu)] = body["totals"]
+        self._ready().write_record(parcel.kind, body)
+
+    def _begin(self, parcel: Parcel) -> None:
+        """A header: the same run goes on, with all names again, or another run begins."""
+        header = parse_header(parcel.body)
+        if self._header is None or header.run != self._header.run:
+            self._seal(RECOVERED)
+            self._number, self._opening = 0, None
+            self._samples.clear()
+            self._seen.clear()
+            self._read_earlier(header.run)
+        self._header = header
+        self._header_map = unpack(parcel.body, "header")
+        self._formats.clear()
+        self._objects.clear()
+        self._names_bytes = 0
+
+    def _end(self, parcel: Parcel) -> None:
+        """A footer: of it only whether the run is over counts, for these segments have their own."""
+        footer = parse_footer(parcel.body)
+        if self._header is not None and footer.run == self._header.run and footer.last:
+            self._samples.update({of.stream: build_totals(of.closing) for of in footer.streams})
+            self._ready()
+            self._seal("shutdown", last=True)
+
+    def _read_earlier(self, run: bytes) -> None:
+        """What the folder has of a run already: block numbers, and the totals to go on from."""
+        for path in [path for path in self._sizes if f"Z-{run.hex()[:8]}-" in path.name]:
+            try:
+                with open_segment(path) as segment:
+                    if segment.run != run or segment.footer is None:
+                        continue
+                    self._number = max(self._number, segment.footer.segment + 1)
+                    self._opening = {of.stream: of.closing for of in segment.footer.streams}
+                    for place in segment.places:
+                        if place.kind == Kind.BLOCK and place.stream is not None:
+                            self._seen.setdefault(StreamKey(run, *place.stream), Seen()).add(place.number)
+            except (SegmentError, OSError):
+                continue  # for `verify` to tell; its blocks are taken again
+
+    def _take_object(self, body: bytes) -> None:
+        stored = parse_object(body)
+        known = self._formats if stored.type == "format" else self._objects
+        if stored.id not in known:
+            self._names_bytes += len(body)
+        if self._names_bytes > MAX_NAMES_BYTES:
+            raise SegmentError("too many names", expected=f"at most {MAX_NAMES_BYTES} bytes of objects a header")
+        if stored.type == "format":
+            parse_format(stored)
+            known[stored.id] = body
+            return
+        known.pop(stored.id, None)  # a name that is changed back counts from its new place
+        known[stored.id] = body
+        if self._writer is not None and (stored.id not in self._written or stored.type not in ("symbols", "printk")):
+            self._write_object(self._writer, stored.id, body)
+
+    def _write_object(self, writer: SegmentWriter, key: bytes, body: bytes) -> None:
+        writer.write_record(Kind.OBJECT, body)
+        self._written.add(key)
+
+    def _take_block(self, parcel: Parcel, stream: StreamKey) -> None:
+        seen = self._seen.setdefault(stream, Seen())
+        if parcel.number in seen:
+            self._taken.duplicates += 1
+            return
+        head = parse_block(parcel.body)
+        self._ready().write_block(
+            Block(
+                stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
+                head.gaps, head.kinds, frozenset(), frozenset(), parcel.body,
+            ),
+            _Names(self._formats),
+        )  # fmt: skip
+        seen.add(parcel.number)
+        self._taken.blocks += 1
+        self._taken.events += head.entries
+        self._taken.bytes += len(parcel.body)
+
+    def _ready(self) -> SegmentWriter:
+        if self._writer is None:
+            header = {**self._header_map, "segment": self._number}
+            if self._opening is not None:
+                header["streams"] = [list(key) for key in self._opening]
+                header["opening"] = [build_totals(totals) for totals in self._opening.values()]
+            writer = SegmentWriter.create(self.folder, header)
+            self._writer = writer
+            self._number += 1
+            self._opened_s = time.monotonic()
+            self._written.clear()
+            for key, body in self._objects.items():
+                self._write_object(writer, key, body)
+        return self._writer
+
+    def _seal(self, reason: str, *, last: bool = False) -> None:
+        if self._writer is None:
+            return
+        path = self._writer.seal(self._samples, reason, last)
+        self._opening = self._writer.closing
+        self._writer = None
+        self._sizes[path] = path.stat().st_size
+        self._retain()
+
+    def _retain(self) -> None:
+        """Remove the oldest segments until the limit holds; the newest one stays."""
+        while len(self._sizes) > 1 and sum(self._sizes.values()) > self.policy.max_bytes:
+            path = next(iter(self._sizes))
+            path.unlink(missing_ok=True)
+            del self._sizes[path]
+
+    def _check_room(self) -> None:
+        try:
+            stat = os.statvfs(self.folder)
+        except OSError as e:
+            raise disk_error(self.folder, e, "look at the folder") from e
+        if stat.f_bavail * stat.f_frsize < self.policy.min_free_bytes:
+            raise ArchiveFullError(
+                "the disk has no room", where=str(self.folder), expected=f"{self.policy.min_free_bytes} bytes free",
+                got=f"{stat.f_bavail * stat.f_frsize}", hint="free space; the sender keeps what it has and tries again",
+            )  # fmt: skip
+
+
+class _Names:
+    """The names that a sender has sent; all but formats are written as they come."""
+
+    def __init__(self, formats: Mapping[bytes, bytes]) -> None:
+        self._formats = formats
+
+    def format_object(self, format_id: bytes) -> bytes:
+        found = self._formats.get(format_id)
+        if found is None:
+            raise SegmentError("a block before the format that it needs", got=format_id.hex())
+        return found
+
+    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
+        return {}
+
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        return {}
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        return {}
+
+    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
+        return {}
+
+    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
+        return {}

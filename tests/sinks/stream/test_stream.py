@@ -1,0 +1,253 @@
+"""Records over the stream protocol: whole, again after a break, and from peers that mean no good."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from collector.archive.frame import Kind, build_record
+from collector.archive.info import summarise
+from collector.archive.reader import list_segments
+from collector.batch import Delivery, StreamKey
+from sinks.base import Parcel
+from sinks.stream.host import HostArchive, HostPolicy
+from sinks.stream.seen import Seen
+from sinks.stream.server import Limits, Receiver
+from sinks.stream.sink import StreamOptions, StreamTransport
+from sinks.stream.wire import Parser, StreamError, build_hello
+from tests.sinks.stream.rig import batches, bring, check_same, first_block
+
+POLICY = HostPolicy(min_free_bytes=0)
+LIMITS = Limits()
+
+
+@dataclass
+class Served:
+    receiver: Receiver
+    address: str
+    folder: Path
+    stop: Callable[[], Any]
+
+
+@asynccontextmanager
+async def serving(folder: Path, limits: Limits = LIMITS, policy: HostPolicy = POLICY) -> AsyncIterator[Served]:
+    receiver = Receiver(folder / "hosts", policy, limits)
+    address = str(folder / "socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.run)
+        nursery.start_soon(trio.serve_listeners, receiver.serve, [await _listen(address)])
+        yield Served(receiver, address, folder / "hosts", nursery.cancel_scope.cancel)
+        nursery.cancel_scope.cancel()
+    (folder / "socket").unlink(missing_ok=True)
+
+
+async def _listen(address: str) -> trio.SocketListener:
+    raw = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await raw.bind(address)
+    raw.listen(16)
+    return trio.SocketListener(raw)
+
+
+@asynccontextmanager
+async def sending(address: str, **options: Any) -> AsyncIterator[StreamTransport]:
+    settings = StreamOptions(type="stream", address=f"unix:{address}", host="web-1", **options)
+    transport = StreamTransport(settings, "here", None, retry_s=0.01)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(transport.run)
+        yield transport
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_sent_is_an_archive_on_the_other_side(
+    tmp_path: Path, archive: Path, parcels: list[Parcel]
+) -> None:
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        await bring(transport, parcels)
+        assert transport.state.connected
+    check_same(archive, served.folder / "web-1")
+    assert served.receiver.state.total.events == sum(p.events for p in parcels)
+
+
+async def test_batches_in_flight_together_arrive_in_order(tmp_path: Path, archive: Path, parcels: list[Parcel]) -> None:
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        results: list[Delivery] = []
+
+        async def deliver(batch: Sequence[Parcel]) -> None:
+            results.append(await transport.deliver(batch))
+
+        async with trio.open_nursery() as nursery:
+            for batch in batches(parcels):
+                nursery.start_soon(deliver, batch)
+                await trio.testing.wait_all_tasks_blocked()
+        assert set(results) == {Delivery.DELIVERED}
+    check_same(archive, served.folder / "web-1")
+
+
+async def test_a_receiver_that_starts_again_goes_on_and_takes_nothing_twice(
+    tmp_path: Path, archive: Path, parcels: list[Parcel]
+) -> None:
+    blocks = [at for at, parcel in enumerate(parcels) if parcel.kind is Kind.BLOCK]
+    half = blocks[3]
+    async with sending(str(tmp_path / "socket")) as transport:
+        async with serving(tmp_path) as served:
+            await bring(transport, parcels[:half])
+        async with serving(tmp_path) as served:
+            await bring(transport, parcels[blocks[1] :])
+            assert served.receiver.state.total.duplicates == 2
+    check_same(archive, served.folder / "web-1")
+
+
+async def test_a_new_connection_takes_the_place_of_one_that_the_network_lost(
+    tmp_path: Path, parcels: list[Parcel]
+) -> None:
+    async with serving(tmp_path) as served:
+        old = await trio.open_unix_socket(served.address)
+        await old.send_all(build_hello("web-1"))
+        assert await old.receive_some(100)
+        async with sending(served.address) as transport:
+            await bring(transport, parcels[:6])
+        with trio.fail_after(5):
+            while await old.receive_some(100):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", "malformed", id="another protocol"),
+        pytest.param(build_record(64, b"\x80"), "malformed", id="a hello without a name"),
+        pytest.param(build_hello("../../etc"), "malformed", id="a name that leaves the folder"),
+        pytest.param(build_hello("web-1")[:-1] + b"\0", "malformed", id="a wrong checksum"),
+        pytest.param(build_record(64, bytes(5000))[:64], "malformed", id="a hello too large"),
+        pytest.param(build_hello("web-1")[:20], "slow", id="a hello without an end"),
+        pytest.param(b"", "slow", id="nothing at all"),
+        pytest.param(build_hello("web-1") + build_record(1, b"\x80"), "malformed", id="records before the welcome"),
+    ],
+)
+async def test_a_peer_that_does_not_speak_the_protocol_is_cut_off(tmp_path: Path, data: bytes, reason: str) -> None:
+    async with serving(tmp_path, Limits(hello_timeout_s=0.2)) as served:
+        stream = await trio.open_unix_socket(served.address)
+        await stream.send_all(data)
+        with trio.fail_after(5):
+            while await stream.receive_some(1000):
+                pass
+        assert served.receiver.state.refused == {reason: 1}
+        assert served.receiver.state.connections == 0
+    assert not served.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(build_record(3, bytes(70_000))[:100], "malformed", id="a record too large"),
+        pytest.param(build_record(3, bytes(60_000))[:-1], "slow", id="a record without an end"),
+        pytest.param(build_record(3, b"\x80"), "malformed", id="a block that is none"),
+        pytest.param(build_record(8, b"\x80"), "malformed", id="a trailer"),
+        pytest.param(bytes(100), "malformed", id="zeros"),
+    ],
+)
+async def test_a_sender_gone_mad_is_cut_off_and_keeps_what_it_has_brought(
+    tmp_path: Path, parcels: list[Parcel], data: bytes, reason: str
+) -> None:
+    async with serving(tmp_path, Limits(max_body_bytes=65_536, record_timeout_s=0.2)) as served:
+        async with sending(served.address) as transport:
+            await bring(transport, parcels[: first_block(parcels) + 1])
+            connection = transport._connection
+            assert connection is not None
+            await connection.stream.send_all(data)
+            with trio.fail_after(5):
+                while not served.receiver.state.refused:
+                    await trio.sleep(0.01)
+        assert served.receiver.state.refused == {reason: 1}
+    assert summarise([served.folder / "web-1"])["segments"] == 1
+
+
+async def test_a_block_without_its_format_is_refused(tmp_path: Path, parcels: list[Parcel]) -> None:
+    header = parcels[0]
+    block = next(p for p in parcels if p.kind is Kind.BLOCK)
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        assert await transport.deliver([header, block]) is Delivery.ERRORED
+        assert served.receiver.state.refused == {"malformed": 1}
+        with trio.fail_after(5):
+            while transport.state.last_error is None or "format" not in transport.state.last_error:
+                await transport.deliver([header, block])
+
+
+async def test_a_full_disk_acknowledges_nothing(tmp_path: Path, parcels: list[Parcel]) -> None:
+    full = HostPolicy(min_free_bytes=1 << 62)
+    async with serving(tmp_path, policy=full) as served, sending(served.address) as transport:
+        assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.ERRORED
+    assert served.receiver.state.refused["full"] >= 1
+
+
+async def test_a_receiver_that_never_answers_costs_the_deadline(tmp_path: Path, parcels: list[Parcel]) -> None:
+    address = str(tmp_path / "socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, _swallow, [await _listen(address)])
+        async with sending(address, request_timeout_s=0.2) as transport:
+            assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.ERRORED
+            assert not transport.state.connected
+            assert transport.state.last_error is not None
+        nursery.cancel_scope.cancel()
+
+
+async def _swallow(stream: trio.SocketStream) -> None:
+    while await stream.receive_some(65536):
+        pass
+
+
+async def test_nobody_there_is_an_error_that_says_so(tmp_path: Path, parcels: list[Parcel]) -> None:
+    async with sending(str(tmp_path / "nobody"), request_timeout_s=0.1) as transport:
+        assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.ERRORED
+        assert transport.state.last_error is not None
+
+
+async def test_a_record_larger_than_the_receiver_takes_is_rejected(tmp_path: Path, parcels: list[Parcel]) -> None:
+    large = Parcel(Kind.BLOCK, bytes(70_000), parcels[0].run, StreamKey(parcels[0].run, "i", 0), 0)
+    async with serving(tmp_path, Limits(max_body_bytes=65_536)) as served, sending(served.address) as transport:
+        assert await transport.deliver([large]) is Delivery.REJECTED
+        assert "65536" in (transport.state.last_error or "")
+
+
+def test_a_sender_has_its_limit_of_the_disk(tmp_path: Path, parcels: list[Parcel]) -> None:
+    archive = HostArchive(tmp_path, HostPolicy(segment_bytes=20_000, max_bytes=60_000, min_free_bytes=0))
+    for batch in batches(parcels):
+        archive.take(batch)
+    archive.close()
+    sizes = [path.stat().st_size for path in list_segments([tmp_path])]
+    assert len(sizes) > 1
+    assert sum(sizes[:-1]) <= 60_000
+
+
+def test_a_parser_takes_bytes_as_they_come(parcels: list[Parcel]) -> None:
+    data = b"".join(build_record(p.kind, p.body) for p in parcels[:8])
+    parser = Parser(1 << 20)
+    found = []
+    for at in range(0, len(data), 7):
+        parser.feed(data[at : at + 7])
+        found += [(r.kind, bytes(r.body)) for r in parser.records()]
+    assert found == [(p.kind, p.body) for p in parcels[:8]]
+    assert parser.held_bytes == 0
+
+
+def test_a_flipped_bit_is_seen(parcels: list[Parcel]) -> None:
+    data = bytearray(build_record(parcels[0].kind, parcels[0].body))
+    for bit in range(0, 8 * len(data), 5):
+        data[bit // 8] ^= 1 << bit % 8
+        parser = Parser(len(data))
+        parser.feed(bytes(data) + bytes(len(data)))
+        with pytest.raises(StreamError):
+            parser.records()
+        data[bit // 8] ^= 1 << bit % 8
+
+
+def test_seen_numbers_are_ranges() -> None:
+    seen = Seen()
+    for number in (5, 7, 6, 0, 1, 9, 8, 5):
+        seen.add(number)
+    assert [n for n in range(12) if n in seen] == [0, 1, 5, 6, 7, 8, 9]
