@@ -96,3 +96,6 @@ class SinkState:
     discarded_events: int = 0  # entries of blocks that were rejected, in this run
     written_events: int = 0  # entries of blocks that were taken, in this run
     durable_events: int = 0  # of these, those that a crash of the machine leaves
+    pinned_bytes: int = 0  # of segments that retention leaves alone
+    waiting_bytes: int = 0  # of segments that would be removed, but are not acknowledged by every other sink
+    free_bytes: int | None = None  # on the disk

@@ -152,6 +152,18 @@ def build_parser() -> argparse.ArgumentParser:
                          help="of the messages on stderr; default: text")  # fmt: skip
     receive.set_defaults(function=_receive)
 
+    pin = commands.add_parser("pin", help="keep a stretch of an archive from being removed, or list what is kept")
+    pin.add_argument("folder", type=Path, metavar="DIR")
+    pin.add_argument("--name", metavar="NAME", help="what to call it; without it the pins are listed")
+    pin.add_argument("--from", dest="since", metavar="TIME", help="a time such as 2026-01-31T12:00; local, or with Z")
+    pin.add_argument("--to", dest="until", metavar="TIME", help="likewise, also in the future; default: now")
+    pin.set_defaults(function=_pin)
+
+    unpin = commands.add_parser("unpin", help="let what was pinned be removed again")
+    unpin.add_argument("folder", type=Path, metavar="DIR")
+    unpin.add_argument("--name", metavar="NAME", required=True, help="of the pin")
+    unpin.set_defaults(function=_unpin)
+
     show = commands.add_parser("show", help="print events")
     _add_paths(show)
     moment = "the trace clock's value as in ts_ns, its seconds with a point, or a time such as 2026-01-31T12:00"
@@ -347,6 +359,30 @@ def _receive(args: argparse.Namespace) -> int:
             args.min_free_bytes, args.max_hosts, args.cert, args.key, args.client_ca, args.log_format,
         )
     )  # fmt: skip
+
+
+def _pin(args: argparse.Namespace) -> int:
+    from collector.archive.pins import list_pins, pin_stretch
+
+    if args.name is None:
+        for line in list_pins(args.folder):
+            print(line)
+        return EXIT_OK
+    if args.since is None:
+        raise UsageError("a pin needs a beginning", hint="add --from TIME")
+    from collector.view.times import parse_wall_ns
+
+    until_ns = None if args.until is None else parse_wall_ns(args.until)
+    for path in pin_stretch(args.folder, args.name, parse_wall_ns(args.since), until_ns):
+        print(path)
+    return EXIT_OK
+
+
+def _unpin(args: argparse.Namespace) -> int:
+    from collector.archive.pins import remove_pin
+
+    remove_pin(args.folder, args.name)
+    return EXIT_OK
 
 
 def _show(args: argparse.Namespace) -> int:

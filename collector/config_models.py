@@ -4,13 +4,28 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, InstanceOf, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, InstanceOf, SerializeAsAny, field_validator, model_validator
 
 from collector.config_text import split_listen
 from collector.config_trace import TraceConfig
 from collector.config_types import GIB, KIB, MIB, AtLeastOne, Auto, Section
 
 __all__ = ["ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "LogConfig"]
+
+MIN_PERIOD_S = 60  # segments shorter than that are mostly headers
+PERIODS = {"none": None, "hour": 3600, "day": 86400}  # {word: seconds}
+PERIOD_EXPECTED = f'"none", "hour", "day", or at least {MIN_PERIOD_S} seconds'
+
+
+def _to_period(value: object) -> object:
+    if isinstance(value, str) and value in PERIODS:
+        return PERIODS[value]
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < MIN_PERIOD_S):
+        raise ValueError(PERIOD_EXPECTED)
+    return value
+
+
+Period = Annotated[int | None, BeforeValidator(_to_period)]
 
 
 class CaptureConfig(Section):
@@ -39,8 +54,11 @@ class ArchiveConfig(Section):
     folder: str = "./traces"
     segment_bytes: Annotated[int, Field(ge=MIB, le=64 * GIB)] = 128 * MIB  # size that seals a segment
     segment_age_s: Annotated[float, Field(ge=1)] = 3600.0  # age that seals a segment
+    rotate_at: Period = None  # seals at each multiple of so many seconds of wall time too, in UTC
     max_bytes: Annotated[int, Field(ge=2 * MIB)] = 10 * GIB  # sealed segments are removed, oldest first, to stay below
+    max_age_s: Annotated[float, Field(ge=0)] = 0.0  # segments that were sealed longer ago are removed; 0: none are
     min_free_bytes: Annotated[int, Field(ge=0)] = GIB  # free space that archiving leaves; see min_free_of()
+    reserve_bytes: Annotated[int, Field(ge=0, le=GIB)] = MIB  # a file that makes room for sealing on a full disk
     compression: Literal["zstd", "lz4", "none"] = "zstd"
     compression_level: Annotated[int, Field(ge=-7, le=19)] = 1  # zstd's; lz4 and none have no levels
     sync_interval_s: Annotated[float, Field(ge=0, le=3600)] = 1.0  # fdatasync this often; 0: after every block

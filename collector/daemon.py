@@ -37,7 +37,11 @@ from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks import registry
-from sinks.file.sink import FilePolicy, FileSink
+from sinks.file.policy import FilePolicy
+from sinks.file.retention import Limits
+from sinks.file.rotation import Rotation
+from sinks.file.shelf import Room
+from sinks.file.sink import FileSink
 from sinks.runner import SinkRunner
 
 logger = logging.getLogger(__name__)
@@ -75,7 +79,9 @@ async def _replay(config: Config, case: Path) -> int:
 async def _collect_until_signal(config: Config, duration_s: float | None, output: LogOutput) -> int:
     # From the start, so that no signal can leave an instance behind. A terminal that goes away ends the
     # collection like Ctrl-C does.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(
+        signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+    ) as signals:
         return await _collect(config, duration_s, output, signals)
 
 
@@ -170,6 +176,7 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
     sink = FileSink(policy, pipeline.provenance, pipeline.names, lambda job: thread.run(lambda _: job()))
     try:
         await sink.open()
+        pipeline.archive = sink
         pipeline.outlet = SinkRunner(sink)
         yield pipeline
     finally:
@@ -237,10 +244,9 @@ def _say_where(config: Config, pipeline: Pipeline) -> None:
 def _policy(archive: ArchiveConfig, folder: Path) -> FilePolicy:
     return FilePolicy(
         folder=folder,
-        segment_bytes=archive.segment_bytes,
-        segment_age_s=archive.segment_age_s,
-        max_bytes=archive.max_bytes,
-        min_free_bytes=archive.min_free_of(_filesystem_bytes(folder)),
+        rotation=Rotation(archive.segment_bytes, archive.segment_age_s, archive.rotate_at),
+        limits=Limits(archive.max_bytes, archive.max_age_s or None),
+        room=Room(archive.min_free_of(_filesystem_bytes(folder)), archive.reserve_bytes),
         sync_interval_s=archive.sync_interval_s,
     )
 

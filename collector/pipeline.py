@@ -59,6 +59,16 @@ class Outlet(Protocol):
         """Seal what is open."""
 
 
+class Archive(Protocol):
+    """What can be asked of the archive while it is written; done at its next tick."""
+
+    def rotate(self) -> None:
+        """Seal the open segment."""
+
+    def resume(self) -> None:
+        """Look at once whether there is room again."""
+
+
 class Pipeline:
     """What one run has between its sources and the disk."""
 
@@ -73,6 +83,7 @@ class Pipeline:
         self._outlet: Outlet | None = None
         self._evidence = Evidence(Path(config.archive.folder))
         self._encoders: Lease | None = None  # of the workers, for as long as the pipeline lives
+        self.archive: Archive | None = None
         self.capture: Capture | None = None
         self._recorded_s: dict[Stream, float] = {}  # when a sample of it went into the archive
         self._seen: dict[Stream, Sample] = {}
@@ -182,6 +193,11 @@ class Pipeline:
             archive_oldest_ts_s=archive.oldest_s,
             archive_raw_bytes=archive.raw_bytes,
             archive_suspended=archive.suspended is not None,
+            archive_written_events=archive.written_events,
+            archive_durable_events=archive.durable_events,
+            archive_pinned_bytes=archive.pinned_bytes,
+            archive_waiting_bytes=archive.waiting_bytes,
+            archive_free_bytes=archive.free_bytes,
             archive_removed_segments=archive.removed_segments,
             interference=dict(interference or {}),
             discarded={"suspended": self.outlet.discarded_events},

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -36,7 +37,8 @@ class Service:
 
     Args:
       instances: that were set up.
-      signals: each one received asks to stop, the second to do so at once.
+      signals: SIGUSR1 seals the open segment, SIGUSR2 has a suspended archive look for room; any other asks to
+        stop, the second to do so at once.
       interference: looks after the instances.
     """
 
@@ -120,11 +122,25 @@ class Service:
         return not left
 
     async def _take_signals(self) -> None:
-        async for _ in self._signals:
+        async for number in self._signals:
+            if number in (signal.SIGUSR1, signal.SIGUSR2):
+                self._tell_archive(number)
+                continue
             if self._stop.is_set():
                 logger.warning("stopping at once, what is not drained stays in the kernel")
                 self._forced.cancel()
             self._stop.set()
+
+    def _tell_archive(self, number: int) -> None:
+        archive = self.pipeline.archive
+        if archive is None:
+            return
+        if number == signal.SIGUSR1:
+            logger.info("a signal asks to seal the open segment")
+            archive.rotate()
+        else:
+            logger.info("a signal asks a suspended archive to go on")
+            archive.resume()
 
     async def _serve_http(self, nursery: trio.Nursery) -> None:
         if not self.config.http.listen:

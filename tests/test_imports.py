@@ -21,11 +21,11 @@ PURE = {
     "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
     "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",
     "collector.tracefs.planner", "collector.tracefs.wish",
+    "sinks.file.notes", "sinks.file.retention", "sinks.file.rotation",
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
     "sinks.retry",
     "sinks.forward.protocol", "sinks.forward.records",
-    "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}
 

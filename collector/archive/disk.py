@@ -91,6 +91,20 @@ def free_bytes(folder: Path) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Makes or replaces a small file durably, so that at any moment the old or the new one is there, whole."""
+    new = path.with_name(path.name + ".new")
+    unlink(new)
+    fd = create(new)
+    try:
+        write_whole(fd, data, 0)
+        fsync(fd)
+    finally:
+        os.close(fd)
+    rename(new, path)
+    fsync_folder(path.parent)
+
+
 def write_whole(fd: int, data: Bytes, offset: int) -> None:
     """Writes all of the data at an offset."""
     left = memoryview(data)

@@ -19,11 +19,13 @@ from .frame import Kind, Record, build_record, build_trailer
 from .lock import ArchiveLock
 from .objects import parse_format, parse_object
 from .reader import Segment
+from .reserve import give_up_reserve
 from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment
 from .tally import RECOVERED, SegmentTally
 from .totals import StreamId, Totals, build_totals
 
 BAD_SUFFIX = ".ftseg.part.bad"
+FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,22 @@ def recover_folder(folder: Path, *, holds_lock: bool = False) -> list[Recovered]
     if not folder.is_dir():
         raise ArchiveError("no such folder", where=str(folder), expected="an archive's folder")
     if holds_lock:
-        return _recover_all(folder)
+        return _recover_with_reserve(folder)
     try:
         lock = ArchiveLock(folder)
     except OSError as e:
         raise disk_error(folder, e, "lock the archive") from e
     with lock:
-        return _recover_all(folder)
+        return _recover_with_reserve(folder)
+
+
+def _recover_with_reserve(folder: Path) -> list[Recovered]:
+    """Gives up the archive's reserve of disk space where something failed, and tries that again."""
+    done = _recover_all(folder)
+    failed = [found for found in done if found.reason.startswith(FAILED)]
+    if failed and give_up_reserve(folder):
+        done = [found for found in done if found not in failed] + _recover_all(folder)
+    return done
 
 
 def _recover_all(folder: Path) -> list[Recovered]:
@@ -64,12 +75,12 @@ def _recover_all(folder: Path) -> list[Recovered]:
         try:
             done.append(_recover(path))
         except OSError as e:
-            done.append(Recovered(path, 0, 0, 0, f"failed: {e.strerror}; see to the filesystem and try again"))
+            done.append(Recovered(path, 0, 0, 0, f"{FAILED}: {e.strerror}; see to the filesystem and try again"))
     for path in _ends_of_runs(folder):
         try:
             done.append(_close_run(path))
         except (OSError, ArchiveError) as e:
-            done.append(Recovered(path, 0, 0, 0, f"failed: {e}; see to the filesystem and try again"))
+            done.append(Recovered(path, 0, 0, 0, f"{FAILED}: {e}; see to the filesystem and try again"))
     if done:
         try:
             disk.fsync_folder(folder)

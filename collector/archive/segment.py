@@ -11,7 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,15 @@ def build_name(header: Header) -> str:
     start = datetime.fromtimestamp(header.created_ns // 10**9, UTC).strftime("%Y%m%dT%H%M%S")
     micros = header.created_ns % 10**9 // 1000
     return f"{start}.{micros:06d}Z-{header.run.hex()[:8]}-{header.segment:06d}{SUFFIX}"
+
+
+def start_ns_of(path: Path) -> int | None:
+    """Gives the wall time at which a segment began, from its name; None for a file that got another name."""
+    try:
+        start = datetime.strptime(path.name.split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
 
 
 def disk_error(path: Path, error: OSError, doing: str) -> ArchiveFullError:

@@ -12,6 +12,7 @@ from .bodies import BlockHead, Footer, parse_block, parse_coverage, parse_footer
 from .frame import TRAILER_BYTES, Damage, Kind, Record
 from .lock import is_locked
 from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object
+from .pins import read_removed_up_to
 from .reader import Segment, list_segments, open_segment
 from .recover import BAD_SUFFIX
 from .tally import DISCARDED, RECOVERED, SegmentTally, StreamTally
@@ -315,6 +316,9 @@ def _check_joins(checks: list[_SegmentCheck], folders: set[Path], report: Report
             report.problems.append(Problem(after.path, None, f"the same segment of the run as {before.path.name}"))
         elif after.number > before.number + 1:
             missing = f"{before.number + 1}" + (f" to {after.number - 1}" if after.number > before.number + 2 else "")
+            if _removed_behind(before):
+                report.notes.append(f"{before.path}: segment {missing} of its run, behind it, was removed by retention")
+                continue
             report.problems.append(
                 Problem(after.path, None, f"segment {missing} of its run is missing before it; was it removed?")
             )
@@ -327,6 +331,11 @@ def _check_joins(checks: list[_SegmentCheck], folders: set[Path], report: Report
     if numbered:
         folder = numbered[-1].path.parent
         _check_final(numbered[-1], folder in folders and not is_locked(folder), report)
+
+
+def _removed_behind(check: _SegmentCheck) -> bool:
+    """Whether retention says that it removed what stood behind a segment, which then was pinned or waited for."""
+    return check.path.name < read_removed_up_to(check.path.parent)
 
 
 def _check_final(final: _SegmentCheck, final_known: bool, report: Report) -> None:
@@ -342,6 +351,8 @@ def _check_final(final: _SegmentCheck, final_known: bool, report: Report) -> Non
             report.notes.append(f"{final.path}: {what}")
     elif footer.reason == RECOVERED:
         report.notes.append(f"{final.path}: its run ended in a crash; what the last moments lost is not known")
+    elif _removed_behind(final):
+        report.notes.append(f"{final.path}: the rest of its run was removed by retention")
     elif final_known:
         what = "its run does not end here, but nothing of it follows; after a crash, run `recover` on the folder"
         report.problems.append(Problem(final.path, None, what))

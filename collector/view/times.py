@@ -49,6 +49,18 @@ def parse_moment(text: str) -> Moment:
     return Moment(int(when.replace(microsecond=0).timestamp()) * 10**9 + when.microsecond * 1000, "wall", text)
 
 
+def parse_wall_ns(text: str) -> int:
+    """Reads a wall time as parse_moment does; ns since 1970.
+
+    Raises:
+      UsageError: it is none.
+    """
+    moment = parse_moment(text)
+    if moment.scale != "wall":
+        raise UsageError("not a wall time", got=repr(text), expected="a time such as 2026-01-31T12:00:00Z")
+    return moment.value
+
+
 def resolve_moment(
     moment: Moment, instance: str, clock: Clock | None, pairs: Sequence[ClockPair], *, last: bool
 ) -> int:

@@ -1,88 +1,35 @@
-"""The archive: a folder of segments, rotated by size and age, bounded in bytes and by the disk's free space.
+"""The archive: a folder of segments.
 
-The segment's format, its syncs and its sealing are the archive package's; the
-policy is here: when a segment ends, which ones go, and what happens when the
-disk is full. A full disk never ends the daemon: archiving is suspended, blocks
-are counted as discarded, and once there is room again a gap record says what is
-missing.
+Here is what is done when: a segment begins and ends, what is written becomes durable, and the archive is suspended
+and goes on. A full disk never ends the daemon: archiving is suspended, blocks are counted as discarded, notes are
+kept, and once there is room again a gap record says what is missing. Which segment ends is rotation.py's, which ones
+go is retention.py's; the format, its syncs and its sealing are the archive package's.
 """
 
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from collector.archive import disk
-from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.records import MapSource
 from collector.archive.recover import recover_folder
-from collector.archive.segment import SUFFIX, SegmentWriter
+from collector.archive.segment import SegmentWriter, start_ns_of
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.base import Item
+from sinks.file.notes import Pending, write_note
+from sinks.file.policy import FilePolicy, SegmentContext, StreamId
+from sinks.file.retention import Acknowledgements
+from sinks.file.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
 # How often a suspended archive tries whether there is room again, and free space is looked at.
 SPACE_CHECK_S = 2.0
-
-RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
-
-StreamId = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class FilePolicy:
-    """When segments end and which may stay."""
-
-    folder: Path
-    segment_bytes: int  # size that seals a segment
-    segment_age_s: float  # age that seals a segment
-    max_bytes: int  # of all segments together; the oldest go
-    min_free_bytes: int  # left free on the filesystem; the oldest go, then archiving is suspended
-    sync_interval_s: float  # fdatasync at least this often; 0: after every delivery
-
-
-class SegmentContext(Protocol):
-    """What a segment says of where it comes from."""
-
-    def header(self, number: int, opening: Mapping[StreamId, Any] | None) -> dict[str, Any]:
-        """The header of the run's segment with this number; opening: None for the first."""
-        ...
-
-    def opening_notes(self) -> Sequence[Note]:
-        """Clock pairs and coverage, as of now."""
-        ...
-
-    def closing_notes(self) -> Sequence[Note]:
-        """Coverage up to now."""
-        ...
-
-
-@dataclass(slots=True)
-class _Missing:
-    """Blocks of a stream that a suspended archive did not take."""
-
-    entries: int = 0
-    blocks: int = 0
-    first_ts: int = 0
-    last_ts: int = 0
-
-
-@dataclass(slots=True)
-class _Sealed:
-    """Sealed segments in the folder, oldest first."""
-
-    sizes: dict[Path, int] = field(default_factory=dict)
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(self.sizes.values())
 
 
 class FileSink:
@@ -93,6 +40,7 @@ class FileSink:
       context: for headers and coverage.
       maps: names that the blocks refer to.
       in_thread: runs a function in the sink's thread and gives its result.
+      acknowledgements: retention removes no segment that one of them does not have; asked in the sink's thread.
     """
 
     name = "archive"
@@ -103,6 +51,7 @@ class FileSink:
         context: SegmentContext,
         maps: MapSource,
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+        acknowledgements: Sequence[Acknowledgements] = (),
     ) -> None:
         self.policy = policy
         self.state = SinkState()
@@ -110,23 +59,28 @@ class FileSink:
         self._context = context
         self._maps = maps
         self._in_thread = in_thread
+        self.acknowledgements = list(acknowledgements)
+        self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements)
         self._lock: ArchiveLock | None = None
         self._writer: SegmentWriter | None = None
         self._number = 0
+        self._newest_ns = 0  # wall time in the name of the newest segment
         self._opening: Mapping[StreamId, Any] | None = None
         self._closing: dict[StreamId, Any] = {}  # {stream: totals map} of the last sample
-        self._newest_ns = 0  # wall time in the name of the newest segment
+        self._last_blocks: dict[StreamKey, int] = {}  # {stream: number of its last block} in the open segment
+        self._closing_noted = -1  # size of the open segment behind the closing notes of a seal that failed
         self._opened_s = 0.0
+        self._opened_wall_s = 0.0
         self._synced_s = 0.0
         self._checked_s = 0.0
         self._raw_bytes = 0
-        self._removed = 0
         self._discarded = 0
         self._written_events = 0
         self._durable_events = 0
         self._suspended: str | None = None
-        self._missing: dict[StreamKey, _Missing] = {}
-        self._sealed = _Sealed()
+        self._pending = Pending()
+        self._rotation_asked = False
+        self._resumption_asked = False
 
     async def open(self) -> None:
         """Lock the folder and repair what a crash left in it.
@@ -138,17 +92,34 @@ class FileSink:
         await self._in_thread(self._open)
 
     async def deliver(self, items: Sequence[Item]) -> Delivery:
-        """Write the items; REJECTED while the disk has no room."""
+        """Write the items; REJECTED while the disk has no room.
+
+        They are durable within `sync_interval_s`: `state.durable_events` says how far.
+        """
         result: Delivery = await self._in_thread(partial(self._deliver, items))
         return result
 
     async def tick(self) -> None:
-        """Sync, rotate by age, look at the disk."""
+        """Sync, rotate by time, look at the disk."""
         await self._in_thread(self._tick)
 
     async def close(self) -> None:
         """Seal the open segment as the run's last, and unlock the folder."""
         await self._in_thread(self._close)
+
+    def rotate(self) -> None:
+        """Have the open segment sealed at the next tick; from any thread."""
+        self._rotation_asked = True
+
+    def resume(self) -> None:
+        """Have a suspended archive tried again at the next tick; from any thread."""
+        self._resumption_asked = True
+
+    def unlock(self) -> None:
+        """Let go of the folder; for a start that failed, and the last step of closing."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     # ---- in the sink's thread
 
@@ -163,9 +134,8 @@ class FileSink:
             ) from e
         for found in recover_folder(folder, holds_lock=True):
             logger.warning("repaired a segment that was not sealed", extra={"fields": {"what": str(found)}})
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            self._sealed.sizes[path] = path.stat().st_size
-            self._newest_ns = max(self._newest_ns, _start_ns(path) or 0)
+        self._shelf.fill()
+        self._newest_ns = self._shelf.newest_ns
         self._note_state()
 
     def _deliver(self, items: Sequence[Item]) -> Delivery:
@@ -185,9 +155,12 @@ class FileSink:
                     if isinstance(item, Block):
                         self._seal_if_full()
                     continue
-            if isinstance(item, Block):
-                self._miss(item)
-                delivery = Delivery.REJECTED
+            if isinstance(item, Note):
+                self._pending.add(item)
+                continue
+            self._pending.miss(item)
+            self._discarded += item.events
+            delivery = Delivery.REJECTED
         if self.policy.sync_interval_s == 0:
             self._sync()
         self._note_state()
@@ -195,24 +168,22 @@ class FileSink:
 
     def _tick(self) -> None:
         now_s = time.monotonic()
+        self._seal_if_due(now_s)
+        resume_now, self._resumption_asked = self._resumption_asked, False
         if self._suspended is not None:
-            if now_s - self._checked_s >= SPACE_CHECK_S:
+            if resume_now or now_s - self._checked_s >= SPACE_CHECK_S:
                 self._try_to_resume(now_s)
-        elif self._writer is not None:
-            try:
-                if now_s - self._opened_s >= self.policy.segment_age_s:
-                    self._seal("time", last=False)
-                elif self._writer.unsynced_bytes and now_s - self._synced_s >= self.policy.sync_interval_s:
-                    self._sync()
-                if now_s - self._checked_s >= SPACE_CHECK_S:
-                    self._check_space(now_s)
-            except ArchiveFullError as e:
-                self._suspend(str(e))
+        else:
+            writer = self._writer
+            if writer is not None and writer.unsynced_bytes and now_s - self._synced_s >= self.policy.sync_interval_s:
+                self._sync()
+            if now_s - self._checked_s >= SPACE_CHECK_S:
+                self._look_at_the_disk(now_s)
         self._note_state()
 
     def _close(self) -> None:
         if self._suspended is not None:
-            self._try_to_resume(time.monotonic())
+            self._try_to_resume(time.monotonic(), at_the_end=True)
         try:
             if self._suspended is None:
                 self._ready()  # a run without an entry leaves a segment too: it was there and saw nothing
@@ -221,11 +192,7 @@ class FileSink:
             self._note_state()
             self.unlock()
 
-    def unlock(self) -> None:
-        """Let go of the folder; for a start that failed, and the last step of closing."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    # ---- writing
 
     def _write(self, item: Item) -> None:
         writer = self._ready()
@@ -233,8 +200,9 @@ class FileSink:
             writer.write_block(item, self._maps)
             self._raw_bytes += item.raw_bytes
             self._written_events += item.events
+            self._last_blocks[item.stream] = item.number
         else:
-            self._write_note(writer, item)
+            write_note(writer, item)
 
     def _ready(self) -> SegmentWriter:
         """The open segment; a new one where there is none."""
@@ -243,24 +211,24 @@ class FileSink:
             header = self._context.header(self._number, self._opening)
             # The wall clock may have been set back; names go on sorting in the order of writing.
             header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
-            writer = SegmentWriter.create(self.policy.folder, header)
-            self._writer = writer
-            self._newest_ns = writer.header.created_ns
+            self._writer = SegmentWriter.create(self.policy.folder, header)
             self._number += 1
+            self._newest_ns = self._writer.header.created_ns
             self._opened_s = self._synced_s = time.monotonic()
-            for note in self._context.opening_notes():
-                self._write_note(writer, note)
+            self._opened_wall_s = time.time()
+            self._last_blocks = {}
+            self._write_notes(self._writer, self._context.opening_notes())
         return self._writer
 
-    @staticmethod
-    def _write_note(writer: SegmentWriter, note: Note) -> None:
-        if note.kind is NoteKind.CLOCK:
-            writer.write_object("clock", {"instance": note.stream.instance, **note.body})
-        elif note.keep:
-            stream = note.stream
-            writer.write_record(
-                RECORDS[note.kind], {"run": stream.run, "inst": stream.instance, "cpu": stream.cpu, **note.body}
-            )
+    def _write_notes(self, writer: SegmentWriter, notes: Sequence[Note]) -> None:
+        """Writes notes; those that find no room wait until there is some."""
+        for at, note in enumerate(notes):
+            try:
+                write_note(writer, note)
+            except ArchiveFullError:
+                for left in notes[at:]:
+                    self._pending.add(left)
+                raise
 
     def _sync(self) -> None:
         if self._writer is not None and self._suspended is None:
@@ -272,69 +240,75 @@ class FileSink:
                 self._durable_events = self._written_events
             self._synced_s = time.monotonic()
 
+    # ---- sealing
+
     def _seal_if_full(self) -> None:
         """Rotate by size; a disk without room for the footer has the blocks all the same."""
-        if self._writer is not None and self._writer.size_bytes >= self.policy.segment_bytes:
-            try:
-                self._seal("size", last=False)
-            except ArchiveFullError as e:
-                self._suspend(str(e))
+        if self._writer is not None and self.policy.rotation.is_full(self._writer.size_bytes):
+            self._try_to_seal("size")
+
+    def _seal_if_due(self, now_s: float) -> None:
+        """Rotate by time and on request, also while nothing else is written: the reserve has the room for that."""
+        asked, self._rotation_asked = self._rotation_asked, False
+        if self._writer is None:
+            return
+        if asked:
+            self._try_to_seal("signal")
+        elif self.policy.rotation.is_due(now_s - self._opened_s, self._opened_wall_s, time.time()):
+            self._try_to_seal("time")
+
+    def _try_to_seal(self, reason: str) -> None:
+        try:
+            self._seal(reason, last=False)
+        except ArchiveFullError as e:
+            self._suspend(str(e))
 
     def _seal(self, reason: str, *, last: bool) -> None:
-        writer = self._writer
-        if writer is None:
+        if self._writer is None:
             return
-        for note in self._context.closing_notes():
-            self._write_note(writer, note)
-        self.last_path = writer.seal(self._closing, reason, last)
-        self._durable_events = self._written_events
-        self._opening = writer.closing
+        try:
+            path = self._end(self._writer, reason, last)
+        except ArchiveFullError:
+            if not self._shelf.give_up_reserve():
+                raise
+            path = self._end(self._writer, reason, last)
+        self.last_path = path
+        self._opening = self._writer.closing
         self._writer = None
-        self._sealed.sizes[self.last_path] = self.last_path.stat().st_size
-        self._retain()
+        self._durable_events = self._written_events
+        self._shelf.add(path, self._last_blocks)
+        self._look_at_the_disk(time.monotonic())
+
+    def _end(self, writer: SegmentWriter, reason: str, last: bool) -> Path:
+        if self._closing_noted != writer.size_bytes:  # else an earlier try failed behind them
+            for note in self._context.closing_notes():
+                write_note(writer, note)
+            self._closing_noted = writer.size_bytes
+        path = writer.seal(self._closing, reason, last)
+        self._closing_noted = -1
+        return path
 
     # ---- room
-
-    def _retain(self, free_wanted_bytes: int = 0) -> None:
-        """Remove the oldest sealed segments until the limits hold; the newest one stays."""
-        while len(self._sealed.sizes) > 1 and (
-            self._sealed.total_bytes + self._open_bytes() > self.policy.max_bytes
-            or (free_wanted_bytes and disk.free_bytes(self.policy.folder) < free_wanted_bytes)
-        ):
-            path = next(iter(self._sealed.sizes))
-            try:
-                disk.unlink(path)
-                disk.fsync_folder(path.parent)  # else a crash could bring it back without the one that goes next
-            except OSError as e:
-                logger.error("cannot remove the oldest segment", extra={"fields": {"path": str(path), "error": str(e)}})
-                return
-            del self._sealed.sizes[path]
-            self._removed += 1
 
     def _open_bytes(self) -> int:
         return self._writer.size_bytes if self._writer is not None else 0
 
-    def _check_space(self, now_s: float) -> None:
-        """Suspend when the disk is too full, after giving up what retention may.
-
-        Raises:
-          ArchiveFullError: the folder is gone.
-        """
+    def _look_at_the_disk(self, now_s: float) -> None:
+        """Removes what retention may; suspends when the disk is too full even then."""
+        if self._suspended is not None:
+            return
         self._checked_s = now_s
         try:
-            if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
-                self._retain(self.policy.min_free_bytes)
-                if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
-                    self._sync()  # a suspended archive is not synced again before it goes on
-                    self._suspend(f"less than {self.policy.min_free_bytes} bytes are free")
-            elif self._sealed.total_bytes + self._open_bytes() > self.policy.max_bytes:
-                self._retain()
+            if self._shelf.retain(self._open_bytes(), time.time_ns()):
+                self._shelf.hold_reserve()
+            else:
+                self._sync()  # a suspended archive is not synced again before it goes on
+                self._suspend(f"less than {self.policy.room.min_free_bytes} bytes are free")
         except OSError as e:
-            raise ArchiveFullError(
-                f"cannot look at the archive folder: {e.strerror}",
-                where=str(self.policy.folder),
+            self._suspend(str(ArchiveFullError(
+                f"cannot look at the archive folder: {e.strerror}", where=str(self.policy.folder),
                 hint="create or mount it again",
-            ) from e
+            )))  # fmt: skip
 
     def _suspend(self, why: str) -> None:
         if self._suspended is None:
@@ -345,41 +319,47 @@ class FileSink:
         self._suspended = why
         self._checked_s = time.monotonic()
 
-    def _try_to_resume(self, now_s: float) -> None:
+    def _try_to_resume(self, now_s: float, *, at_the_end: bool = False) -> None:
+        """Goes on where there is room.
+
+        Args:
+          at_the_end: of the run: what is missing is told even where less is free than is to be left.
+        """
         self._checked_s = now_s
+        why = self._suspended or ""
         try:
-            self._free_now()
-            if self._writer is not None and not self._writer.path.exists():
-                # Its folder or the file was removed: what was in it is lost, as the next run of verify says.
-                self._writer.abandon()
-                self._opening = {key: of.closing(None) for key, of in self._writer.tally.streams.items()}
-                self._writer = None
-            writer = self._ready()
-            for stream, missing in list(self._missing.items()):
-                body = {
-                    "cause": "discarded", "count": missing.entries, "from_ts": missing.first_ts,
-                    "to_ts": missing.last_ts, "detail": f"{missing.blocks} blocks: {self._suspended}",
-                }  # fmt: skip
-                self._write_note(writer, Note(NoteKind.GAP, stream, body))
-                del self._missing[stream]  # told, whatever comes now
-            writer.sync()
-            self._durable_events = self._written_events
+            self._free_now(at_the_end)
+            self._leave_removed_file()
+            if self._pending or self._writer is not None:
+                writer = self._ready()
+                self._write_notes(writer, self._pending.take(why))
+                writer.sync()
+                self._durable_events = self._written_events
         except (ArchiveError, OSError) as e:
             self._suspended = str(e)
             return
         logger.warning("archiving goes on", extra={"fields": {"discarded_events": self._discarded}})
         self._suspended = None
 
-    def _free_now(self) -> None:
+    def _free_now(self, at_the_end: bool) -> None:
         """Make room, and the folder where it is gone.
 
         Raises:
           ArchiveFullError: there is not enough.
         """
         self._hold_folder()
-        self._retain(self.policy.min_free_bytes)
-        if disk.free_bytes(self.policy.folder) < self.policy.min_free_bytes:
-            raise ArchiveFullError(f"less than {self.policy.min_free_bytes} bytes are free")
+        has_room = self._shelf.retain(self._open_bytes(), time.time_ns())
+        if at_the_end:
+            self._shelf.give_up_reserve()
+        elif not has_room:
+            raise ArchiveFullError(f"less than {self.policy.room.min_free_bytes} bytes are free")
+
+    def _leave_removed_file(self) -> None:
+        """The folder or the file was removed: what was in it is lost, as the next run of verify says."""
+        if self._writer is not None and not self._writer.path.exists():
+            self._writer.abandon()
+            self._opening = {key: of.closing(None) for key, of in self._writer.tally.streams.items()}
+            self._writer = None
 
     def _hold_folder(self) -> None:
         """Make the folder again where it was removed, and lock it again.
@@ -399,35 +379,22 @@ class FileSink:
             raise ArchiveFullError(f"the archive folder was removed, and cannot be used again: {e}") from e
         self._lock.close()
         self._lock = lock
-        self._sealed.sizes = {path: size for path, size in self._sealed.sizes.items() if path.exists()}
-
-    def _miss(self, block: Block) -> None:
-        missing = self._missing.setdefault(block.stream, _Missing(first_ts=block.first_ts))
-        self._discarded += block.events
-        missing.entries += block.events
-        missing.blocks += 1
-        missing.last_ts = block.last_ts
+        self._shelf.forget_gone()
 
     def _note_state(self) -> None:
-        oldest = next(iter(self._sealed.sizes), None) or (self._writer.path if self._writer is not None else None)
-        start_ns = _start_ns(oldest) if oldest is not None else None
+        shelf, writer = self._shelf, self._writer
+        oldest_ns = shelf.segments[0].start_ns if shelf.segments else start_ns_of(writer.path) if writer else None
         self.state = SinkState(
-            bytes=self._sealed.total_bytes + self._open_bytes(),
-            segments=len(self._sealed.sizes) + (self._writer is not None),
-            oldest_s=start_ns / 1e9 if start_ns is not None else None,
+            bytes=shelf.total_bytes + self._open_bytes(),
+            segments=len(shelf.segments) + (writer is not None),
+            oldest_s=oldest_ns / 1e9 if oldest_ns is not None else None,
             raw_bytes=self._raw_bytes,
             suspended=self._suspended,
-            removed_segments=self._removed,
+            removed_segments=shelf.removed,
             discarded_events=self._discarded,
             written_events=self._written_events,
             durable_events=self._durable_events,
+            pinned_bytes=shelf.pinned_bytes,
+            waiting_bytes=shelf.waiting_bytes,
+            free_bytes=shelf.free_bytes,
         )
-
-
-def _start_ns(path: Path) -> int | None:
-    """Wall time at which a segment began, from its name; None for a file that got another name."""
-    try:
-        start = datetime.strptime(path.name.split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000

@@ -127,7 +127,7 @@ class Recorder:
         self.sites: set[str] = set()
         self.fail = fail
         self._left_out = left_out
-        self._on_unlink = on_unlink
+        self.on_unlink = on_unlink
         self._numbers = itertools.count()
         self._files: dict[Path, int] = {}  # {path: number}
         self._open: dict[int, int] = {}  # {descriptor: number}
@@ -218,7 +218,7 @@ class Recorder:
         self.fail("unlink")
         if not path.exists():
             return
-        self._on_unlink(path)
+        self.on_unlink(path)
         self._real["unlink"](path)
         self.steps.append(Name(path.parent.relative_to(self.root), path.name, None, self._files.pop(path)))
 

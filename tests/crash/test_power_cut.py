@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from collector.archive.pins import Pin, add_pin
 from collector.archive.recover import recover_folder
+from collector.archive.segment import start_ns_of
 from sinks.file import sink as sink_module
 from tests.crash.filesystem import Mark, Recorder, Tree, put_down, sync_sites
 from tests.crash.workload import LATER_RUN, Writer, blocks_in, restart, violations
@@ -64,6 +66,41 @@ def remove_several_at_once(machine: Machine) -> None:
     """The limit was lowered: one look takes them all, and no cut may leave a hole in their run."""
     writer = Writer(machine.archive, machine.say, LATER_RUN, segment_bytes=1, max_bytes=1)
     writer.open()
+    writer.deliver(1)
+    writer.close()
+
+
+def remove_around_a_pin(machine: Machine) -> None:
+    """The second segment is pinned: those behind it go, and the hole is told."""
+    writer = Writer(machine.archive, machine.say, LATER_RUN, segment_bytes=1, max_bytes=1)
+    writer.open()
+    second = sorted(machine.archive.glob("*.ftseg"))[1]
+    pin = Pin("incident", start_ns_of(second) or 0, start_ns_of(second) or 0, 1)
+    os.utime(second, ns=(pin.to_ns, pin.to_ns))
+    writer.sink._shelf.fill()
+    add_pin(machine.archive, pin)
+    machine.say("pinned", pin)
+    writer.deliver(1)
+    writer.close()
+
+
+def seal_with_the_reserve(machine: Machine) -> None:
+    """The disk gets full before the segment is sealed; the reserve has the room for that."""
+    writer = Writer(machine.archive, machine.say, reserve_bytes=4096)
+    writer.open()
+    writer.deliver(1)
+    machine.wait(writer, 3)
+    reserve = machine.archive / ".reserve"
+    assert reserve.stat().st_size == 4096
+
+    def fail(what: str) -> None:
+        if what == "write" and reserve.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    machine.recorder.fail = fail
+    writer.sink.rotate()
+    writer.tick()
+    assert writer.sink.last_path is not None
     writer.deliver(1)
     writer.close()
 
@@ -131,6 +168,8 @@ def leave_nothing(archive: Path) -> None:
 WORKLOADS: dict[str, tuple[Callable[[Path], None], Workload]] = {
     "durably": (leave_nothing, deliver_durably),
     "by interval": (leave_nothing, deliver_by_interval),
+    "removal around a pin": (leave_a_whole_run, remove_around_a_pin),
+    "reserve": (leave_nothing, seal_with_the_reserve),
     "removal": (leave_a_whole_run, remove_several_at_once),
     "failing disk": (leave_nothing, deliver_to_a_failing_disk),
     "recovery of a torn segment": (leave_a_torn_segment, recover),
@@ -143,15 +182,21 @@ def do(name: str, root: Path, left_out: str | None = None) -> Recorder:
     before, workload = WORKLOADS[name]
     root.mkdir()
     time = SimpleNamespace(now_s=100.0)
-    time.monotonic = lambda: time.now_s
+    time.monotonic = time.time = lambda: time.now_s
+    time.time_ns = lambda: int(time.now_s * 10**9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sink_module, "time", time)
         before(root / "archive")
         recorder = Recorder(root, left_out=left_out)
-        recorder._on_unlink = lambda path: recorder.mark("removed", (path.name, blocks_in(path)))
+        recorder.on_unlink = lambda path: note_removal(recorder, path)
         recorder.install(patch)
         workload(Machine(recorder, root / "archive", time))
     return recorder
+
+
+def note_removal(recorder: Recorder, path: Path) -> None:
+    if path.suffix == ".ftseg":
+        recorder.mark("removed", (path.name, blocks_in(path)))
 
 
 def crashes(recorder: Recorder) -> Iterator[tuple[int, list[tuple[str, Any]], Tree]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from collector.archive.bodies import parse_block
 from collector.archive.frame import Kind, Record
+from collector.archive.pins import Pin, read_pins
 from collector.archive.reader import Segment
 from collector.archive.recover import recover_folder
 from collector.archive.segment import build_header
@@ -14,7 +15,12 @@ from collector.archive.tally import RECOVERED
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.archive.verify import verify_archive
 from collector.batch import Block, Note, NoteKind, StreamKey
-from sinks.file.sink import FilePolicy, FileSink
+from collector.errors import ArchiveError
+from sinks.file.policy import FilePolicy
+from sinks.file.retention import Limits
+from sinks.file.rotation import Rotation
+from sinks.file.shelf import Room
+from sinks.file.sink import FileSink
 from tests.archive.encoder import CREATED_NS, PLAIN_ID, Maps, build_block, ledger
 
 STREAM = ("main", 0)
@@ -49,6 +55,28 @@ class Context:
         })]  # fmt: skip
 
 
+def make_policy(
+    folder: Path,
+    *,
+    segment_bytes: int = 1 << 30,
+    segment_age_s: float = 1e9,
+    period_s: int | None = None,
+    max_bytes: int = 1 << 40,
+    max_age_s: float | None = None,
+    min_free_bytes: int = 0,
+    reserve_bytes: int = 0,
+    sync_interval_s: float = 0.0,
+) -> FilePolicy:
+    """A policy without limits, but for those given."""
+    return FilePolicy(
+        folder,
+        Rotation(segment_bytes, segment_age_s, period_s),
+        Limits(max_bytes, max_age_s),
+        Room(min_free_bytes, reserve_bytes),
+        sync_interval_s,
+    )
+
+
 async def in_place(job: Callable[[], Any]) -> Any:
     return job()
 
@@ -57,11 +85,7 @@ class Writer:
     """A file sink, driven from one thread; it has one event in a block, so events and blocks have the same numbers."""
 
     def __init__(self, folder: Path, say: Say, run: bytes = RUN, **policy: Any) -> None:
-        limits = {
-            "segment_bytes": 1 << 30, "segment_age_s": 1e9, "max_bytes": 1 << 40, "min_free_bytes": 0,
-            "sync_interval_s": 0.0,
-        }  # fmt: skip
-        self.sink = FileSink(FilePolicy(folder=folder, **(limits | policy)), Context(run), Maps(), in_place)
+        self.sink = FileSink(make_policy(folder, **policy), Context(run), Maps(), in_place)
         self._say = say
         self._run = run
         self._written = 0
@@ -119,19 +143,29 @@ def violations(folder: Path, said: Iterable[tuple[str, Any]]) -> list[str]:
     """
     durable: dict[tuple[bytes, int], None] = {}
     sealed: dict[str, None] = {}
+    pinned: list[Pin] = []
     for what, value in said:
         if what == "durable":
             durable.update(dict.fromkeys(value))
         elif what == "sealed":
             sealed[value] = None
+        elif what == "pinned":
+            pinned.append(value)
         elif what == "removed":
             name, blocks = value
             sealed.pop(name, None)
             for block in blocks:
                 durable.pop(block, None)
     if not folder.is_dir():
+        assert not pinned
         return [f"the folder is gone, with {len(durable)} durable blocks"] if durable or sealed else []
-    found = [f"said to be sealed, and gone: {name}" for name in sealed if not (folder / name).exists()]
+    found = []
+    try:
+        pins = read_pins(folder)
+        found += [f"said to be pinned, and is not: {pin}" for pin in pinned if pin not in pins]
+    except ArchiveError as e:
+        found.append(f"a pin does not read: {e}")
+    found += [f"said to be sealed, and gone: {name}" for name in sealed if not (folder / name).exists()]
     try:
         results = recover_folder(folder)
         again = recover_folder(folder)

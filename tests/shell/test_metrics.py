@@ -27,7 +27,8 @@ FULL = Snapshot(
     ),
     queue_events=3, queue_bytes=4096, queue_limit_bytes=67108864, queue_blocked_s=1.5, archive_bytes=123456,
     archive_segments=2, archive_oldest_ts_s=1700000000.5, archive_raw_bytes=654321, ready=True,
-    archive_removed_segments=3, discarded={"suspended": 9}, interference={"tracing_on": 1},
+    archive_removed_segments=3, archive_written_events=77, archive_durable_events=66, archive_pinned_bytes=1024,
+    archive_waiting_bytes=512, archive_free_bytes=9999999, discarded={"suspended": 9}, interference={"tracing_on": 1},
     seconds_to_overrun={"ftrace-collector": 12.5}, stats_resets=1,
 )  # fmt: skip
 

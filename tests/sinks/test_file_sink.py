@@ -1,5 +1,6 @@
 """The archive's policy: when segments end, which ones stay, and what a full or missing disk does."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from collector.archive.bodies import parse_gap
 from collector.archive.frame import Kind, Record
 from collector.archive.info import summarise
 from collector.archive.lock import is_locked
+from collector.archive.pins import Pin, add_pin, remove_pin
 from collector.archive.reader import open_segment
 from collector.archive.recover import recover_folder
 from collector.archive.segment import build_header
@@ -27,8 +29,11 @@ from collector.capture.stream import Ask
 from collector.errors import ArchiveFullError, ArchiveLockedError
 from sinks.base import Item
 from sinks.file import sink as sink_module
-from sinks.file.sink import FilePolicy, FileSink
+from sinks.file.policy import FilePolicy
+from sinks.file.retention import Sealed
+from sinks.file.sink import FileSink
 from tests.capture.rig import NOISY_ENTRIES, RUN, Rig, as_ring, blocks_of, make_stats, noisy_page
+from tests.crash.workload import make_policy
 
 MIB = 1 << 20
 
@@ -96,9 +101,8 @@ class World:
         fd, self._feed = stack.enter_context(as_ring())
         self.folder, self.time = folder, time
         self.rig = Rig(fd, stats=make_stats())
-        defaults = {"segment_bytes": 64 * MIB, "segment_age_s": 3600.0, "max_bytes": 1 << 40, "min_free_bytes": 0,
-                    "sync_interval_s": 1.0}  # fmt: skip
-        self.sink = self.make_sink(FilePolicy(folder=folder, **(defaults | policy)))
+        defaults = {"segment_bytes": 64 * MIB, "segment_age_s": 3600.0, "sync_interval_s": 1.0}
+        self.sink = self.make_sink(make_policy(folder, **(defaults | policy)))
         self.read = 0
 
     def make_sink(self, policy: FilePolicy) -> FileSink:
@@ -158,6 +162,8 @@ def time(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The sink's clock, moved by hand."""
     time = SimpleNamespace(now_s=100.0)
     time.monotonic = lambda: time.now_s
+    time.time = lambda: 1_700_000_000 + time.now_s
+    time.time_ns = lambda: int(time.time() * 10**9)
     monkeypatch.setattr(sink_module, "time", time)
     return time
 
@@ -402,9 +408,10 @@ async def test_old_segments_make_room_before_archiving_is_suspended(
     assert world.problems() == []
 
 
-async def test_run_that_ends_suspended_leaves_its_part_for_recovery(
+async def test_run_that_ends_suspended_is_sealed_and_says_what_is_missing(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The footer and the gap are small: the room that is left to others is not left to them."""
     world = make_world(min_free_bytes=10_000)
     free = SimpleNamespace(bytes=10_000)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
@@ -415,9 +422,29 @@ async def test_run_that_ends_suspended_leaves_its_part_for_recovery(
     await world.deliver()
     await world.sink.close()
     assert not is_locked(world.folder)
+    assert (len(world.sealed), world.parts) == (1, [])
+    assert world.gaps() == [("discarded", NOISY_ENTRIES)]
+    assert world.problems() == []
+
+
+async def test_run_that_ends_without_any_room_leaves_its_part_for_recovery(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    await world.sink.open()
+    await world.deliver()
+    with monkeypatch.context() as full:
+        full.setattr(os, "writev", no_room)
+        await world.deliver()
+        await world.sink.close()
+    assert not is_locked(world.folder)
     assert (world.sealed, len(world.parts)) == ([], 1)
     assert [found.events for found in recover_folder(world.folder)] == [NOISY_ENTRIES]
     assert world.problems() == []
+
+
+def no_room(*_: object) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def fill(disk: Path) -> Path:
@@ -489,7 +516,7 @@ async def test_gap_that_was_written_is_not_written_again_when_resuming_fails_aft
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(min_free_bytes=10_000)
-    free = SimpleNamespace(bytes=0)
+    free = SimpleNamespace(bytes=10_000)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
     real, fails = os.fdatasync, True
 
@@ -499,8 +526,6 @@ async def test_gap_that_was_written_is_not_written_again_when_resuming_fails_aft
         real(fd)
 
     await world.sink.open()
-    await world.wait(1)
-    free.bytes = 10_000
     await world.deliver()
     free.bytes = 0
     await world.wait(3)
@@ -650,3 +675,252 @@ async def test_names_sort_in_the_order_of_writing_when_the_clock_was_set_back(
     assert names == sorted(names) == world.sealed
     await world.sink.close()
     assert world.problems() == []
+
+
+# ---- round times, signals, age, other sinks, pins, the reserve
+
+
+async def test_segment_is_sealed_where_an_hour_begins(make_world: MakeWorld) -> None:
+    world = make_world(period_s=3600, segment_age_s=1e9)
+    await world.sink.open()
+    await world.deliver()
+    begun_s = world.time.time()
+    await world.wait(3600 - begun_s % 3600 - 1)
+    assert world.sealed == []
+    await world.wait(2)
+    assert (len(world.sealed), world.parts) == (1, [])
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_segment_is_sealed_when_asked(make_world: MakeWorld) -> None:
+    world = make_world()
+    await world.sink.open()
+    world.sink.rotate()
+    await world.wait(1)  # there is none
+    assert world.sealed == []
+    await world.deliver()
+    await world.wait(1)
+    assert world.sealed == []
+    world.sink.rotate()
+    await world.wait(1)
+    with open_segment(world.folder / world.sealed[0]) as segment:
+        assert segment.footer is not None
+        assert (segment.footer.reason, segment.footer.last) == ("signal", False)
+    await world.deliver()
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_suspended_archive_looks_for_room_at_once_when_asked(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(min_free_bytes=10_000)
+    free = SimpleNamespace(bytes=0)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
+    await world.sink.open()
+    await world.wait(1)
+    assert world.sink.state.suspended
+    free.bytes = 10_000
+    await world.sink.tick()
+    assert world.sink.state.suspended
+    world.sink.resume()
+    await world.sink.tick()
+    assert world.sink.state.suspended is None
+    assert (world.sealed, world.parts) == ([], [])  # nothing to tell: no segment
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_segments_go_when_they_are_too_old(make_world: MakeWorld) -> None:
+    world = make_world(segment_bytes=1, max_age_s=100.0)
+    await world.sink.open()
+    for _ in range(3):
+        await world.deliver()
+        path = world.folder / world.sealed[-1]
+        os.utime(path, ns=(world.time.time_ns(),) * 2)
+        world.sink._shelf.fill()
+        await world.wait(40)
+    assert len(world.sealed) == 2
+    await world.wait(100)
+    assert world.sealed == []
+    await world.sink.close()
+    assert world.problems() == []
+
+
+class Elsewhere:
+    """A sink that has the segments whose blocks it acknowledged."""
+
+    def __init__(self) -> None:
+        self.last_block = -1
+
+    def is_acknowledged(self, segment: Sealed) -> bool:
+        assert segment.last_blocks is not None
+        return all(number <= self.last_block for number in segment.last_blocks.values())
+
+
+async def test_segments_wait_for_other_sinks_beyond_their_limit_until_the_disk_is_full(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1, min_free_bytes=10_000)
+    free = SimpleNamespace(bytes=20_000)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
+    elsewhere = Elsewhere()
+    world.sink.acknowledgements.append(elsewhere)
+    await world.sink.open()
+    for _ in range(4):
+        await world.deliver()
+    assert len(world.sealed) == 4
+    assert world.sink.state.waiting_bytes == sum((world.folder / name).stat().st_size for name in world.sealed[:3])
+    free.bytes = 0
+    await world.wait(3)
+    assert world.sink.state.suspended
+    assert await world.deliver() is Delivery.REJECTED
+    assert len(world.sealed) == 4
+    elsewhere.last_block = 1
+    free.bytes = 20_000
+    await world.wait(3)
+    assert world.sink.state.suspended is None
+    elsewhere.last_block = 100
+    await world.deliver()
+    await world.sink.close()
+    assert len(world.sealed) == 1
+    assert world.sink.state.discarded_events == NOISY_ENTRIES
+    assert world.problems() == []
+
+
+async def test_pinned_segments_stay_and_the_hole_behind_them_is_no_problem(make_world: MakeWorld) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1)
+    await world.sink.open()
+    start_ns = 1_700_000_000 * 10**9
+    add_pin(world.folder, Pin("incident", start_ns + 2 * 10**9, start_ns + 3 * 10**9, 1))
+    names = []
+    for number in range(7):
+        await world.deliver()
+        names.append(world.sealed[-1])
+        os.utime(world.folder / names[-1], ns=(start_ns + number * 10**9,) * 2)
+        world.sink._shelf.fill()
+    assert world.sealed == [names[2], names[3], names[6]]
+    assert world.sink.state.pinned_bytes == sum((world.folder / name).stat().st_size for name in names[2:4])
+    remove_pin(world.folder, "incident")
+    await world.wait(3)
+    assert world.sealed == names[6:]
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_nothing_goes_while_a_pin_cannot_be_read(make_world: MakeWorld) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1)
+    await world.sink.open()
+    (world.folder / "pins").mkdir()
+    (world.folder / "pins/broken.json").write_text("?")
+    for _ in range(3):
+        await world.deliver()
+    assert len(world.sealed) == 3
+    (world.folder / "pins/broken.json").unlink()
+    await world.wait(3)
+    assert len(world.sealed) == 1
+    await world.sink.close()
+
+
+async def fill_to_the_last_byte(world: World, disk: Path) -> Path:
+    """Leaves no byte free, in the last page of the open segment neither."""
+    filler = fill(disk)
+    while world.sink.state.suspended is None:
+        body = {"cause": "unobserved", "count": None, "from_ts": 1, "to_ts": 2, "detail": ""}
+        await world.sink.deliver([Note(NoteKind.GAP, world.rig.stream.key, body)])
+    return filler
+
+
+async def test_full_disk_does_not_stop_sealing(make_world: MakeWorld, small_disk: Path) -> None:
+    world = make_world(small_disk / "archive", reserve_bytes=64 << 10, segment_age_s=60.0)
+    await world.sink.open()
+    for _ in range(4):
+        await world.deliver()
+    await world.wait(3)
+    reserve = world.folder / ".reserve"
+    assert reserve.stat().st_size == 64 << 10
+    filler = await fill_to_the_last_byte(world, small_disk)
+    assert await world.deliver() is Delivery.REJECTED
+    await world.wait(40)
+    assert world.sink.state.suspended
+    assert (world.sealed, reserve.exists()) == ([], True)
+    await world.wait(20)
+    assert (len(world.sealed), reserve.exists()) == (1, False)
+    filler.unlink()
+    await world.wait(3)
+    assert world.sink.state.suspended is None
+    await world.deliver()
+    await world.wait(3)
+    assert reserve.exists()
+    await world.sink.close()
+    assert [gap for gap in world.gaps() if gap[0] == "discarded"] == [("discarded", NOISY_ENTRIES)]
+    assert world.events() == 5 * NOISY_ENTRIES
+    assert world.problems() == []
+
+
+async def test_full_disk_does_not_stop_the_repair_at_the_start(make_world: MakeWorld, small_disk: Path) -> None:
+    world = make_world(small_disk / "archive", reserve_bytes=64 << 10)
+    await world.sink.open()
+    await world.deliver()
+    await world.wait(3)
+    await fill_to_the_last_byte(world, small_disk)
+    world.sink.unlock()  # it died
+    (found,) = recover_folder(world.folder)
+    assert (found.reason, found.events) == ("recovered", NOISY_ENTRIES)
+    assert not (world.folder / ".reserve").exists()
+    assert world.problems() == []
+
+
+async def test_notes_of_a_suspended_time_are_written_when_it_ends(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(min_free_bytes=10_000)
+    free = SimpleNamespace(bytes=10_000)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
+    await world.sink.open()
+    await world.deliver()
+    free.bytes = 0
+    await world.wait(3)
+    body = {"cause": "dropped", "count": 5, "from_ts": 1, "to_ts": 2, "detail": "d"}
+    assert await world.sink.deliver([Note(NoteKind.GAP, world.rig.stream.key, body)]) is Delivery.DELIVERED
+    free.bytes = 10_000
+    await world.wait(3)
+    await world.deliver()
+    await world.sink.close()
+    assert world.gaps() == [("dropped", 5)]
+
+
+async def test_note_that_finds_no_room_is_written_later(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    await world.sink.open()
+    await world.deliver()
+    body = {"cause": "dropped", "count": 5, "from_ts": 1, "to_ts": 2, "detail": "d"}
+    with monkeypatch.context() as full:
+        full.setattr(os, "writev", no_room)
+        await world.sink.deliver([Note(NoteKind.GAP, world.rig.stream.key, body)])
+    assert world.sink.state.suspended
+    await world.wait(3)
+    await world.sink.close()
+    assert world.gaps() == [("dropped", 5)]
+
+
+async def test_state_tells_what_is_durable(make_world: MakeWorld) -> None:
+    world = make_world(sync_interval_s=2.0, segment_bytes=12_000)
+    await world.sink.open()
+
+    def counts() -> tuple[int, int]:
+        state = world.sink.state
+        return state.written_events // NOISY_ENTRIES, state.durable_events // NOISY_ENTRIES
+
+    await world.deliver()
+    assert counts() == (1, 0)
+    await world.wait(2)
+    assert counts() == (1, 1)
+    await world.deliver()
+    assert counts() == (2, 1)
+    await world.deliver()  # sealed
+    assert counts() == (3, 3)
+    await world.sink.close()
