@@ -125,6 +125,16 @@ class Reset:
         self._seen = (0, 0)  # by the reader, at the last look: entries, and the sum of the gaps' counts
         self.resets = 0
 
+    def shows_in(self, counts: KernelCounts, seen_read: int) -> bool:
+        """Whether there was a reset since the last look.
+
+        Counters that have passed their old values again show all the same: nobody can have read more than was read.
+
+        Args:
+          seen_read: entries that were read when `counts` were taken.
+        """
+        return counts.went_backwards_from(self._last) or counts.since(self._base).read < seen_read
+
     def advance(self, counts: KernelCounts, reader: ReaderCounts | None = None) -> KernelCounts:
         """The counts since the run's base, over all resets.
 
@@ -134,8 +144,7 @@ class Reset:
         seen = self._seen
         if reader is not None:
             seen = (reader.decoded + sum((reader.skipped or {}).values()), reader.gap_known)
-        # Counters that have passed their old values again show all the same: nobody can have read more than was read.
-        if counts.went_backwards_from(self._last) or counts.since(self._base).read < seen[0]:
+        if self.shows_in(counts, seen[0]):
             self.resets += 1
             before = self._last.since(self._base)
             unseen_read = max(0, seen[0] - self._seen[0] - counts.read)

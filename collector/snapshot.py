@@ -41,6 +41,62 @@ class StreamSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class HistogramSnapshot:
+    """How often a value fell where."""
+
+    bounds: tuple[float, ...]  # upper ones, ascending
+    counts: tuple[int, ...]  # one more than bounds: the last is above all of them
+    total: float  # sum of the values
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSnapshot:
+    """One network sink. Totals count from the start of the run; entries are those in blocks."""
+
+    name: str
+    offered_events: int = 0  # decoded, and put before the sink
+    replayed_events: int = 0  # found in the spool at the start, of earlier runs
+    filtered_events: int = 0  # that its filter left out
+    discarded_events: Mapping[str, int] = field(default_factory=dict)  # {reason: entries}
+    discarded_bytes: Mapping[str, int] = field(default_factory=dict)  # {reason: bytes of their blocks}
+    acked_events: int = 0
+    acked_bytes: int = 0
+    queued_events: int = 0  # in memory alone
+    queued_bytes: int = 0
+    spooled_events: int = 0  # on disk, not acknowledged
+    held_bytes: int = 0  # of parcels in memory, read ahead or on their way
+    held_limit_bytes: int = 0
+    resent_events: int = 0
+    requests: int = 0  # batches that were sent
+    retries: int = 0  # of these, again
+    request_failures: Mapping[str, int] = field(default_factory=dict)  # {reason: batches}
+    in_flight: int = 0
+    connected: bool = False
+    last_error: str | None = None
+    last_ack_s: float | None = None  # wall time
+    certificate_not_after_s: float | None = None  # wall time
+    request_duration: HistogramSnapshot | None = None
+    delivery_latency: HistogramSnapshot | None = None  # from a block's arrival to its acknowledgement
+    stalled_s: float = 0.0  # without an acknowledgement, while something waits
+    stall_limit_s: float = float("inf")
+    durable: bool = False  # it has a spool; the fields below are of that
+    spool_bytes: int = 0
+    spool_limit_bytes: int = 0
+    spool_segments: int = 0
+    spool_quarantined_segments: int = 0
+    spool_corrupt_records: int = 0
+    spool_corrupt_bytes: int = 0
+    spool_suspended: bool = False
+    spool_fsync_duration: HistogramSnapshot | None = None
+
+    @property
+    def residual(self) -> int:
+        """By how much the sink's accounting fails: offered + replayed = all that became of them."""
+        became = self.filtered_events + sum(self.discarded_events.values()) + self.acked_events
+        return abs(self.offered_events + self.replayed_events - became - self.queued_events - self.spooled_events)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole daemon."""
 
@@ -65,3 +121,4 @@ class Snapshot:
     ready: bool = False
     seconds_to_overrun: Mapping[str, float] = field(default_factory=dict)  # {instance: predicted}; absent: no trend
     stats_resets: int = 0  # kernel counters that went backwards: someone else cleared our ring
+    sinks: tuple[SinkSnapshot, ...] = ()  # on a network

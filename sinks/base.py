@@ -1,15 +1,32 @@
 """What a sink is: one that keeps an archive itself, and one that brings it over a network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
 from collector.archive.frame import Kind
+from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, SinkState, StreamKey
 
 Item = Block | Note
+
+
+class SegmentContext(Protocol):
+    """What a segment, or a stream of records, says of where it comes from."""
+
+    def header(self, number: int, opening: Mapping[StreamId, Any] | None) -> dict[str, Any]:
+        """The header of the run's segment with this number; opening: None for the first."""
+        ...
+
+    def opening_notes(self) -> Sequence[Note]:
+        """Clock pairs and coverage, as of now."""
+        ...
+
+    def closing_notes(self) -> Sequence[Note]:
+        """Coverage up to now."""
+        ...
 
 
 class Sink(Protocol):

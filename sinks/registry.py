@@ -8,14 +8,20 @@ from sinks.options import SinkCommon, SinkType
 Loader = Callable[[], SinkType]
 
 
-def _load_stream() -> SinkType:
+def _kafka() -> SinkType:
+    from sinks.kafka.sink import SINK
+
+    return SINK
+
+
+def _stream() -> SinkType:
     from sinks.stream.sink import SINK
 
     return SINK
 
 
 # {type in the configuration: imports it}; a loader is a function that imports SINK and returns it.
-LOADERS: Mapping[str, Loader] = {"stream": _load_stream}
+LOADERS: Mapping[str, Loader] = {"kafka": _kafka, "stream": _stream}
 
 
 def load_type(name: str) -> SinkType:

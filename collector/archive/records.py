@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 import zstandard
 
-from ..batch import Block
+from ..batch import Block, Note, NoteKind
 from .frame import Kind
 from .maps import WrittenMaps
 from .objects import build_object, parse_format, parse_object, recompress
 
 # Objects are written once a segment and read often; level 3 costs a few ms a segment.
 _OBJECT_LEVEL = 3
+
+_RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
 
 
 class MapSource(Protocol):
@@ -75,6 +77,14 @@ class RecordWriter(ABC):
             self.write_record(Kind.OBJECT, body)
             self._objects.add(key)
         return key
+
+    def write_note(self, note: Note) -> None:
+        """Writes what a note says, unless it is one that only the closing totals need."""
+        if note.kind is NoteKind.CLOCK:
+            self.write_object("clock", {"instance": note.stream.instance, **note.body})
+        elif note.keep:
+            of = note.stream
+            self.write_record(_RECORDS[note.kind], {"run": of.run, "inst": of.instance, "cpu": of.cpu, **note.body})
 
     def write_block(self, block: Block, maps: MapSource) -> None:
         """Writes a block, and before it the objects that it needs and the segment does not have.

@@ -11,7 +11,7 @@ from collector.archive.history import LeftOff
 from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget, Lease
-from collector.capture.formats import FormatBook
+from collector.capture.formats import FormatBook, Renewal
 from collector.capture.sizing import BatchSize, batch_size
 from collector.capture.stream import Stream
 from collector.decode.plan import CommonHead, common_head
@@ -57,8 +57,10 @@ class Source:
         clock = tree.try_read_text("trace_clock")
         self.clock = clock_of(tree.read_clock()[0] if clock is not None else "local")
         self.formats = FormatIndex(tree)
-        self.plan = Plan(self.layout, self._common_head())
-        self.book = FormatBook(self.plan, self.formats.get, _format_object)
+        make_plan = partial(Plan, self.layout, self._common_head())
+        self.plan = make_plan()
+        renewal = Renewal(make_plan, self.formats.reread) if tree.live else None
+        self.book = FormatBook(self.plan, self.formats.get, _format_object, renewal)
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []
         self.left_off: Mapping[int, LeftOff] = {}  # {cpu: where an earlier run of the instance left off}

@@ -124,6 +124,9 @@ class Stream:
         self.decode_errors: dict[str, int] = {}  # {reason: pages}
         self._batch = batch
         self._book = book
+        self._edition = book.edition  # of the open batch
+        self._ambiguous: set[int] = set()  # ids that are kept as bytes in the open batch, for they may be two events
+        self._was_checked = False  # a ring that nothing was read of can't show a reset: the first entries are checked
         self._read_stats = read_stats
         self._reset = Reset(base)
         self._budget = budget
@@ -222,6 +225,9 @@ class Stream:
         again = bool(ask & (Ask.FLUSH | Ask.SAMPLE))
         if self.lease is not None:
             self._close(worker, visit)  # before the block outgrows the lease that it waited for
+        if self._book.is_renewable and not self._renew_formats(worker, visit):
+            return visit
+        first, known = len(batch), len(self._edition.plan.events)
         while True:
             if len(batch) == 0 and batch.raw_bytes == 0:
                 self._opened_s = time.monotonic()
@@ -230,12 +236,15 @@ class Stream:
             left = max(0, left - (batch.total_bytes - before))  # the last page goes over the limit
             if status == ring.UNKNOWN:
                 assert detail is not None
-                self._book.learn(detail)
+                self._book.learn(detail, self._edition)
             elif status in ring.REASONS:
                 self._note_malformed(ring.REASONS[status], detail)
             elif status == ring.FULL:
+                self._check_formats(first, known)
                 if not self._close(worker, visit):
                     return visit
+                self._adopt_formats()
+                first = 0
             elif status == ring.PARTIAL and again:
                 # A quiet ring is empty now and can be told so; a busy one gives a crumb more, once.
                 again = False
@@ -243,6 +252,7 @@ class Stream:
                 visit.at_end = status == ring.EMPTY
                 visit.errno = detail if status == ring.FAILED else None
                 break
+        self._check_formats(first, known)
         if ask & Ask.SAMPLE and visit.errno is None:
             visit.sample = self._sample(visit, visit.at_end)
         if ask & Ask.CLOSE or (ask & Ask.FLUSH and time.monotonic() - self._opened_s >= self._block_age_s):
@@ -277,13 +287,68 @@ class Stream:
         self._gap_known += sum(gap.lost for gap in block.gaps if gap.lost is not None)
         self._unknown_gaps += sum(gap.lost is None for gap in block.gaps)
         batch.reset()
+        self._ambiguous.clear()
         return True
+
+    def _renew_formats(self, worker: Worker, visit: Visit) -> bool:
+        """Before anything is read: what is in the batch already means what it meant.
+
+        Returns: False when the batch has to be closed first, and the budget has no room for it now.
+        """
+        if self._was_reset():
+            self._book.renew(self._edition)
+        if self._edition is not self._book.edition:
+            if not self._close(worker, visit):
+                return False
+            self._adopt_formats()
+        return True
+
+    def _adopt_formats(self) -> None:
+        """Go on with the latest formats; the batch has no entry."""
+        if self._edition is not self._book.edition:
+            self._edition = self._book.edition
+            self._batch.adopt(self._edition.plan)
+
+    def _check_formats(self, first: int, known: int) -> None:
+        """After reading: entries of events that have changed meanwhile are kept as bytes.
+
+        Args:
+          first: index of the first entry that was read since the last check.
+          known: events that were known at the last check; what was learnt since may be newer than the entry.
+        """
+        if not self._book.is_renewable or len(self._batch) == first:
+            return
+        was_reset = self._was_reset()
+        if self._was_checked and not was_reset:
+            return
+        self._was_checked = True
+        stale = self._book.renew(self._edition)
+        if was_reset:
+            stale |= frozenset(list(self._edition.plan.events)[known:])
+        if stale:
+            self._batch.keep_raw(first, stale)
+            self._ambiguous |= stale
+
+    def _was_reset(self) -> bool:
+        """Whether the ring was cleared since the last look: ids may mean something else from there on."""
+        if self._read_stats is None:
+            return False
+        counts = KernelCounts.of(self._read_stats())
+        if not self._reset.shows_in(counts, self.decoded + sum(self.skipped.values())):
+            return False
+        self._reset.advance(counts, self.counts())
+        return True
+
+    def _object_id(self, event_id: int, *, is_raw: bool) -> bytes:
+        if is_raw and event_id in self._ambiguous:
+            return self._book.unknown_object_id(event_id)
+        return self._edition.object_id(event_id)
 
     def _build_block(self, worker: Worker) -> Block:
         batch, encoder = self._batch, worker.encoder
         encoder.encode(batch)
         kinds = tuple(
-            KindCount(self._book.object_id(event_id), MODE_RAW if raw else MODE_TYPED, entries)
+            KindCount(self._object_id(event_id, is_raw=raw), MODE_RAW if raw else MODE_TYPED, entries)
             for event_id, raw, entries in encoder.kinds
         )
         gaps = tuple(self._open_gaps())

@@ -288,6 +288,20 @@ cdef class Batch:
         self.n_gaps = self.n_gaps if keep_gaps else 0
         self.batch_bytes = 0
 
+    def adopt(self, Plan plan):
+        """Go on with another plan of the same pages; only while there is no entry."""
+        if self.n or plan.subbuf_size != self.plan.subbuf_size:
+            raise ValueError("only an empty batch takes another plan, and one of the same pages")
+        self.plan = plan
+        self.layout = plan.layout
+
+    def keep_raw(self, uint32_t first, event_ids):
+        """Keep the entries of these events as bytes, from the one with index `first` on."""
+        cdef uint32_t i
+        for i in range(first, self.n):
+            if self.head[i] & 0xFFFF in event_ids:
+                self.where[i] |= WHERE_RAW
+
     def fill(self, int fd, size_t max_bytes):
         """Read and walk sub-buffers until there is a reason to stop.
 

@@ -17,8 +17,7 @@ class FormatIndex:
     """Formats by event id, read when an id first turns up.
 
     Reading all 2,300 formats of a kernel costs 0.5 s, reading their ids 0.04 s; so neither happens
-    at the start. Ids of dynamic events are reused: call `refresh` after a module was
-    loaded or unloaded, or when records no longer fit their format.
+    at the start. Ids of events that come and go are reused: `reread` says whether one still is what it was.
     """
 
     def __init__(self, tree: TracefsDir, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,19 +50,28 @@ class FormatIndex:
         """
         if known := self._formats.get(event_id):
             return known
-        if event_id not in self._names and self._clock() - self._listed_s >= RELIST_AGE_S:
+        fmt = self._read_listed(event_id)
+        if fmt is None and self._clock() - self._listed_s >= RELIST_AGE_S:
             self._names = self._list_ids()
             self._listed_s = self._clock()
+            fmt = self._read_listed(event_id)
+        return fmt
+
+    def reread(self, event_id: int, system: str, name: str) -> EventFormat | None:
+        """The format of an event as it is now; None when it is gone or has another id: then `get` looks for the id."""
+        self._formats.pop(event_id, None)
+        fmt = self._try_add(system, name)
+        if fmt is not None and fmt.id == event_id:
+            return fmt
+        self._names.pop(event_id, None)
+        self._listed_s = -math.inf
+        return None
+
+    def _read_listed(self, event_id: int) -> EventFormat | None:
+        """The format of the event that had the id when they were listed, if it has it still."""
         pair = self._names.get(event_id)
         fmt = self._try_add(*pair) if pair else None
         return fmt if fmt is not None and fmt.id == event_id else None
-
-    def refresh(self) -> None:
-        """Forget what was read: the kernel's events have changed."""
-        self._names = {}
-        self._listed_s = -math.inf
-        self._formats.clear()
-        self.unreadable.clear()
 
     def _try_add(self, system: str, name: str) -> EventFormat | None:
         try:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import lz4.block
@@ -15,7 +15,7 @@ from collector.archive.block import decode_block
 from collector.archive.objects import FormatObject, build_object, parse_format, parse_object
 from collector.batch import Block, StreamKey
 from collector.capture.budget import ByteBudget
-from collector.capture.formats import FormatBook
+from collector.capture.formats import FormatBook, Renewal
 from collector.capture.stream import Ask, Stream, Visit, Worker
 from collector.decode import ring
 from collector.decode.columns import Encoder
@@ -123,12 +123,15 @@ class Rig:
     codec: str = "none"
     cpu: int = 0
     formats: dict[int, EventFormat] = field(default_factory=made_formats)
+    renewable: bool = False  # the formats may change while it runs
 
     def __post_init__(self) -> None:
         layout = parse_header_page(made.HEADER_PAGE.format(data_size=self.subbuf_size - made.HEADER_SIZE))
-        self.plan = ring.Plan(layout, common_head(made_formats()[505]))
+        make_plan = partial(ring.Plan, layout, common_head(made_formats()[505]))
+        self.plan = make_plan()
         self.asked_for: list[int] = []  # ids whose format was looked up
-        self.book = FormatBook(self.plan, self._format, lambda value: build_object("format", value))
+        renewal = Renewal(make_plan, self._reread) if self.renewable else None
+        self.book = FormatBook(self.plan, self._format, lambda value: build_object("format", value), renewal)
         self.evidence: list[tuple[StreamKey, str, bytes]] = []
         self.batch = FailingBatch(
             self.plan, self.subbuf_size * self.room_pages, self.plan.entries_per_page * self.room_pages
@@ -165,6 +168,10 @@ class Rig:
     def _format(self, event_id: int) -> EventFormat | None:
         self.asked_for.append(event_id)
         return self.formats.get(event_id)
+
+    def _reread(self, event_id: int, system: str, name: str) -> EventFormat | None:
+        found = self.formats.get(event_id)
+        return found if found is not None and (found.system, found.name) == (system, name) else None
 
     def _read_stats(self) -> CpuStats:
         assert self.stats is not None

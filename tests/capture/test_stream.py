@@ -122,7 +122,7 @@ def test_block_says_what_it_holds() -> None:
     with as_file(made.build_page(data, 1000, lost=True, count=9)) as fd:
         rig = Rig(fd, formats=made_formats() | {510: CALLED})
         (block,) = blocks_of(rig.visit(Ask.CLOSE))
-    ids = [rig.book.object_id(event_id) for event_id in (505, 510, 501)]
+    ids = [rig.book.edition.object_id(event_id) for event_id in (505, 510, 501)]
     assert [tuple(kind) for kind in block.kinds] == [
         (ids[0], MODE_TYPED, 2), (ids[1], MODE_TYPED, 1), (ids[2], MODE_RAW, 1),
     ]  # fmt: skip

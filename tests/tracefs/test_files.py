@@ -12,7 +12,7 @@ from collector.tracefs import files
 from collector.tracefs.files import TracefsDir, errno_of, find_tracefs, read_stats_fd
 from collector.tracefs.format_index import RELIST_AGE_S, FormatIndex
 
-from .tree import make_recorded_tree, put
+from .tree import event_format, make_recorded_tree, put
 
 
 def test_a_recorded_tree_reads_like_the_real_one(tmp_path: Path) -> None:
@@ -165,8 +165,13 @@ def test_formats_are_read_when_their_id_turns_up(tmp_path: Path) -> None:
     assert index.get(41) is None  # ids that a damaged page makes up don't cost a listing each
     now_s = RELIST_AGE_S
     assert index.get(41) is not None
-    index.refresh()
-    assert index.get(41) is not None
+    put(tmp_path / "tracefs", {"events/irq/irq_entry/format": event_format("irq_entry", 42)})
+    assert index.reread(40, "irq", "irq_entry") is None  # the id may be another's now: they are listed again
+    assert [index.get(event_id) is not None for event_id in (40, 41, 42)] == [False, True, True]
+    put(tmp_path / "tracefs", {"events/irq/irq_entry/format": event_format("changed", 42)})
+    changed = index.reread(42, "irq", "irq_entry")
+    assert changed is not None
+    assert "name: changed" in changed.text
 
 
 def test_a_format_that_can_not_be_read_is_noted(tmp_path: Path) -> None:

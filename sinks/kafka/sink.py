@@ -1,0 +1,264 @@
+"""Kafka: each parcel is a message, acknowledged by all replicas, in the order of its CPU."""
+
+import random
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import trio
+from confluent_kafka import KafkaError, KafkaException, Producer
+from pydantic import Field, field_validator, model_validator
+
+from collector.batch import Delivery
+from collector.config_types import GIB, KIB, MIB, Names, Section
+from collector.errors import ConfigError
+from sinks.base import Parcel, SinkContext, TransportState
+from sinks.kafka.producer import SILENT, Batch, Channel, describe
+from sinks.kafka.properties import Value, build_properties, build_tls, check_option
+from sinks.kafka.records import RepeatedMaps, TopicMaps
+from sinks.options import SinkCommon, SinkType
+from sinks.retry import Backoff
+from sinks.secrets import Secret, read_secret
+from sinks.tls import TlsConfig, build_context
+
+TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
+
+# librdkafka reports a message within its own timeout; this much later it is taken for dead.
+PATIENCE_S = 10.0
+
+LOOK_S = 3.0  # for a broker to describe the cluster; what it cannot say within that it may say at the next try
+CLOSE_S = 5.0  # for what a cancelled sink gives up
+
+
+class SaslConfig(Section):
+    """How the brokers know us."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+    username: str | None = None
+    password: Secret | None = None
+
+    @model_validator(mode="after")
+    def _has_password(self) -> "SaslConfig":
+        if self.mechanism != "OAUTHBEARER" and (self.username is None or self.password is None):
+            raise ValueError(f"username and password for {self.mechanism}")
+        return self
+
+
+class KafkaConfig(SinkCommon):
+    """The settings of a sink of type kafka."""
+
+    type: Literal["kafka"]
+    brokers: Names  # HOST:PORT, of which some must answer at the start
+    topic: Annotated[str, Field(pattern=TOPIC)] = "ftrace"
+    maps: Literal["topic", "repeat"] = "topic"  # headers and names: on a compacted topic, or among the blocks
+    maps_topic: Annotated[str, Field(pattern=TOPIC)] = "ftrace-maps"
+    message_max_bytes: Annotated[int, Field(ge=16 * KIB, le=GIB)] = 1_000_000  # the brokers' message.max.bytes allows
+    tls: TlsConfig | None = None
+    sasl: SaslConfig | None = None
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)  # other properties of librdkafka
+    secret_options: dict[str, Secret] = Field(default_factory=dict)  # those that are secrets
+
+    @field_validator("brokers")
+    @classmethod
+    def _brokers_are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for broker in value:
+            host, _, port = broker.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "," in broker or "/" in broker:
+                raise ValueError(f'HOST:PORT such as "kafka1.example:9092", not {broker!r}')
+        if not value:
+            raise ValueError('at least one HOST:PORT such as "kafka1.example:9092"')
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _options_leave_promises(cls, value: dict[str, Value]) -> dict[str, Value]:
+        for name in value:
+            if (wrong := check_option(name)) is not None:
+                raise ValueError(wrong)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "KafkaConfig":
+        if self.maps == "topic" and self.maps_topic == self.topic:
+            raise ValueError("a maps_topic other than topic: compaction would remove blocks")
+        if self.tls is not None and self.tls.server_name is not None:
+            raise ValueError("no tls.server_name: librdkafka checks the certificate against the broker's own name")
+        return self
+
+
+class KafkaSink:
+    """A Transport to a Kafka cluster.
+
+    Args:
+      properties: librdkafka's, see build_properties.
+    Raises:
+      ConfigError: librdkafka refuses a property.
+    """
+
+    max_in_flight = 8
+    batch_bytes = MIB
+
+    def __init__(self, config: KafkaConfig, properties: dict[str, Value], host: str) -> None:
+        self.name = config.title
+        self.state = TransportState()
+        self._config = config
+        self._properties = properties
+        self._maps: TopicMaps | RepeatedMaps = (
+            TopicMaps(host, config.topic, config.maps_topic)
+            if config.maps == "topic"
+            else RepeatedMaps(host, config.topic)
+        )
+        self._timeout_s = config.request_timeout_s
+        self._channel: Channel | None = None
+        self._closing: set[Channel] = set()
+        self._lost = trio.Event()  # no broker is connected any more
+        self._order = trio.Lock()  # first come, first served: batches are sent in the order of the calls
+        self._check_properties()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look for the brokers until they answer; then librdkafka holds the connections."""
+        task_status.started()
+        backoff = Backoff(self._config.retry_first_s, self._config.retry_max_s, 0.5, random.random)
+        try:
+            while True:
+                await self._look()
+                if self.state.connected:
+                    backoff.reset()
+                    await self._lost.wait()
+                else:
+                    await trio.sleep(backoff.next_s())
+        finally:
+            self._give_up(self._channel)
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
+                for channel in tuple(self._closing):
+                    await channel.closed.wait()
+
+    async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
+        """Produce the messages, and wait for all their acknowledgements."""
+        batch = Batch()
+        channel: Channel | None = None
+        try:
+            with trio.fail_after(self._timeout_s + PATIENCE_S):
+                async with self._order:
+                    channel = self._open()
+                    await self._send(channel, parcels, batch)
+                await batch.wait()
+        except KafkaException as e:
+            self._failed(channel, describe(e))
+            return Delivery.ERRORED
+        except trio.TooSlowError:
+            self._failed(channel, f"no acknowledgement within {self._timeout_s + PATIENCE_S:.0f} s")
+            return Delivery.ERRORED
+        if batch.error is not None:
+            self._failed(channel, batch.error)
+            return Delivery.ERRORED
+        if batch.rejected is not None:
+            self.state = TransportState(connected=self.state.connected, last_error=batch.rejected)
+            return Delivery.REJECTED
+        self.state = TransportState(connected=True)
+        return Delivery.DELIVERED
+
+    async def _send(self, channel: Channel, parcels: Sequence[Parcel], batch: Batch) -> None:
+        """Give the messages to the producer.
+
+        What refers to a map is sent when the map is acknowledged: who sees a block finds its names.
+        """
+        maps_on_their_way = False
+        for parcel in parcels:
+            for message in self._maps.messages(parcel):
+                if maps_on_their_way and not message.is_map:
+                    await batch.wait()
+                    maps_on_their_way = False
+                if batch.error is not None:
+                    return
+                if message.size_bytes > self._config.message_max_bytes:
+                    batch.refuse(
+                        f"a {parcel.kind.name.lower()} of {message.size_bytes} bytes is more than message_max_bytes "
+                        f"({self._config.message_max_bytes}); raise it, and the brokers' message.max.bytes"
+                    )
+                    continue
+                await channel.send(message, batch)
+                maps_on_their_way = maps_on_their_way or message.is_map
+        if maps_on_their_way:
+            await batch.wait()
+
+    async def _look(self) -> None:
+        """Ask for the cluster's description; what librdkafka says of its connections tells more than a timeout."""
+        channel = self._open()
+        try:
+            await channel.check(min(self._timeout_s, LOOK_S))
+        except KafkaException as e:
+            if self.state.last_error is None:
+                self.state = TransportState(last_error=describe(e))
+        else:
+            self._lost = trio.Event()
+            self.state = TransportState(connected=True)
+
+    def _open(self) -> Channel:
+        """The producer in use; a new one where the last was given up."""
+        if self._channel is None:
+            self._channel = Channel(self._properties, self._hear)
+        return self._channel
+
+    def _hear(self, error: KafkaError) -> None:
+        """librdkafka has trouble with a connection, or with itself."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.state = TransportState(last_error=self.state.last_error or describe(error))
+            self._lost.set()
+        else:
+            self.state = TransportState(connected=self.state.connected, last_error=describe(error))
+        if error.fatal():
+            self._give_up(self._channel)
+
+    def _failed(self, channel: Channel | None, why: str) -> None:
+        self.state = TransportState(connected=self.state.connected, last_error=why)
+        self._give_up(channel)
+
+    def _give_up(self, channel: Channel | None) -> None:
+        """Take back all that waits in a producer: it is sent again from the first message that did not arrive."""
+        if channel is None or channel is not self._channel:
+            return
+        self._channel = None
+        self._maps.forget()
+        self._closing = {of for of in self._closing if not of.closed.is_set()} | {channel}
+        channel.close()
+
+    def _check_properties(self) -> None:
+        try:
+            Producer({**self._properties, "logger": SILENT})
+        except KafkaException as e:
+            raise ConfigError(
+                f"librdkafka refuses the settings: {describe(e)}",
+                where=f"sink {self.name}",
+                hint="see options, tls and sasl of [[sinks]]",
+            ) from e
+
+
+def build(config: KafkaConfig, context: SinkContext) -> KafkaSink:
+    """Give the sink that the settings describe, without connecting.
+
+    Raises:
+      ConfigError: a secret or a certificate cannot be used, or librdkafka refuses an option.
+    """
+    if config.tls is not None:
+        build_context(config.tls)  # its messages name the file that is wrong
+    sasl: dict[str, Value] | None = None
+    if config.sasl is not None:
+        sasl = {"sasl.mechanism": config.sasl.mechanism}
+        if config.sasl.username is not None:
+            sasl["sasl.username"] = config.sasl.username
+        if config.sasl.password is not None:
+            sasl["sasl.password"] = read_secret(config.sasl.password)
+    secrets = {name: read_secret(of) for name, of in config.secret_options.items()}
+    properties = build_properties(
+        brokers=config.brokers,
+        message_max_bytes=config.message_max_bytes,
+        timeout_s=config.request_timeout_s,
+        queue_bytes=2 * max(KafkaSink.max_in_flight * KafkaSink.batch_bytes, config.message_max_bytes),
+        tls=None if config.tls is None else build_tls(config.tls),
+        sasl=sasl,
+        options={**config.options, **secrets},
+    )
+    return KafkaSink(config, properties, context.host)
+
+
+SINK = SinkType(KafkaConfig, build)

@@ -1,0 +1,408 @@
+"""The runner of network sinks under a virtual clock: at least once, in order, and every entry accounted for."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from collector.archive.frame import Kind
+from collector.batch import Block
+from sinks.delivery import NetworkRunner
+from sinks.log import Log, MemoryLog
+from sinks.options import SinkCommon
+from sinks.spool import Spool, SpoolPolicy
+from tests.contract.made import MIB, Context, Maps, block, gap, in_place
+from tests.contract.receiver import MemoryTransport, Receiver
+
+MakeRunner = Callable[..., NetworkRunner]
+
+
+@pytest.fixture(params=["disk", "memory"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def make_log(kind: str, folder: Path, options: SinkCommon, context: Context | None = None) -> Log:
+    context = context or Context()
+    if kind == "memory":
+        return MemoryLog(context, Maps(), options.repeat_interval_s)
+    policy = SpoolPolicy(folder, options.spool_bytes, options.when_full, options.repeat_interval_s, 1.0)
+    return Spool(policy, context, Maps())
+
+
+class World:
+    """A receiver, and a runner before it."""
+
+    def __init__(self, kind: str, folder: Path, transport: dict[str, Any] | None = None, **options: Any) -> None:
+        defaults = {"when_full": "spool" if kind == "disk" else "block"}
+        self.options = SinkCommon(type="memory", **(defaults | options))
+        self.receiver = Receiver()
+        self.transport = MemoryTransport(self.receiver, **(transport or {}))
+        self.log = make_log(kind, folder, self.options)
+        self.runner = NetworkRunner(self.transport, self.log, self.options, in_place, lambda: 0.0)
+        self.released = 0
+
+    def put(self, *numbers: int, **made: Any) -> None:
+        for number in numbers:
+            self.runner.put(block(number, **made), self._release)
+
+    def _release(self) -> None:
+        self.released += 1
+
+    @asynccontextmanager
+    async def running(self, timeout_s: float = 30.0) -> AsyncIterator[None]:
+        """Runs it; at the end it has so long to deliver."""
+        await self.runner.open()
+        with trio.fail_after(100_000):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.runner.run)
+                yield
+                self.runner.finish(trio.current_time() + timeout_s)
+        await self.runner.close()
+        assert self.runner.snapshot().residual == 0
+
+    async def deliver_all(self) -> None:
+        """The receiver is there, and gets everything."""
+        self.receiver.up = True
+        await self.until(lambda: self.runner.snapshot().queued_events + self.runner.snapshot().spooled_events == 0)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await trio.sleep(0.05)
+
+
+async def test_everything_arrives_once_and_in_order(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path)
+    async with world.running():
+        world.put(0, 1)
+        world.runner.put(gap())
+        world.put(*range(2, 30))
+    assert world.receiver.numbers == list(range(30))
+    kinds = [parcel.kind for parcel in world.receiver.arrived]
+    assert kinds[:5] == [Kind.HEADER, Kind.COVERAGE, Kind.OBJECT, Kind.BLOCK, Kind.BLOCK]
+    assert kinds[5] == Kind.GAP
+    assert kinds[-1] == Kind.COVERAGE  # the end of the run
+    found = world.runner.snapshot()
+    assert (found.acked_events, found.queued_events, found.spooled_events, found.in_flight) == (300, 0, 0, 0)
+    assert (found.retries, found.resent_events, sum(found.request_failures.values())) == (0, 0, 0)
+    assert world.released == 30
+    assert 1 < world.receiver.most_in_flight <= world.transport.max_in_flight
+    assert found.delivery_latency is not None
+    assert sum(found.delivery_latency.counts) == 30
+
+
+async def test_batches_are_bounded_in_bytes(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": 3500})
+    async with world.running():
+        world.put(*range(10))
+        world.put(10, size_bytes=20_000)
+    assert world.receiver.numbers == list(range(11))
+    assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
+    assert [10] in world.receiver.on_wire
+
+
+async def test_a_receiver_that_was_away_gets_everything_in_order(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path)
+    world.receiver.up = False
+    async with world.running():
+        world.put(*range(20))
+        await trio.sleep(100)
+        found = world.runner.snapshot()
+        assert (found.acked_events, found.connected, found.last_error) == (0, False, "connection refused")
+        assert found.stalled_s == pytest.approx(100, abs=2)
+        assert found.request_failures["error"] > 5
+        waits = found.request_failures["error"]
+        assert waits < 40  # it backs off
+        world.receiver.up = True
+        await world.until(lambda: world.runner.snapshot().acked_events == 200)
+        assert world.runner.snapshot().stalled_s == 0
+        world.put(*range(20, 25))
+    assert world.receiver.numbers == list(range(25))
+
+
+async def test_after_a_failure_all_that_is_not_acknowledged_is_sent_again_in_order(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": 2500})
+    async with world.running():
+        world.put(*range(8))
+        world.receiver.loses_acks = 1
+        await trio.sleep(0.005)
+    assert world.receiver.once == list(range(8))
+    assert len(world.receiver.numbers) > 8  # duplicates, which their numbers tell
+    sent = [number for numbers in world.receiver.on_wire for number in numbers]
+    (back,) = [at for at in range(1, len(sent)) if sent[at] < sent[at - 1]]  # it went back once, ...
+    assert sent == [*range(sent[back - 1] + 1), *range(sent[back], 8)]  # ... and left nothing out
+    found = world.runner.snapshot()
+    assert found.resent_events > 0
+    assert (found.acked_events, found.discarded_events["rejected"]) == (80, 0)
+
+
+async def test_a_receiver_that_takes_and_never_answers_is_given_up_after_the_deadline(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path, request_timeout_s=2.0)
+    world.transport.timeout_s = 1e9  # one that has no deadline of its own
+    world.receiver.silent = True
+    async with world.running():
+        world.put(0, 1, 2)
+        await trio.sleep(20)
+        assert world.runner.snapshot().request_failures["timeout"] >= 2
+        world.receiver.silent = False
+    assert world.receiver.once == [0, 1, 2]
+
+
+async def test_a_block_that_is_rejected_is_found_counted_and_the_others_arrive(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": 100_000})
+    world.receiver.rejects = {3, 4}
+    async with world.running():
+        world.put(*range(10))
+    assert world.receiver.once == [0, 1, 2, 5, 6, 7, 8, 9]
+    found = world.runner.snapshot()
+    assert (found.discarded_events["rejected"], found.acked_events) == (20, 80)
+    assert found.discarded_bytes["rejected"] > 2000
+    messages = [record for record in caplog.records if "will not take" in record.message]
+    assert len(messages) == 2
+    if kind == "disk":  # the bytes are kept beside the spool
+        assert [path.name[-6:] for path in (tmp_path / "rejected").iterdir()] == [".ftseg"]
+
+
+async def test_a_defect_in_a_transport_is_logged_and_tried_again(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(kind, tmp_path)
+    deliver, calls = world.transport.deliver, 0
+
+    async def fail_once(parcels: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("oops")
+        return await deliver(parcels)
+
+    world.transport.deliver = fail_once  # type: ignore[method-assign]
+    world.transport.crash = RuntimeError("crashed")
+    async with world.running():
+        world.put(0)
+        await trio.sleep(60)
+        world.put(1)
+    assert world.receiver.once == [0, 1]
+    assert world.runner.snapshot().request_failures["defect"] == 1
+    assert world.transport.runs == 2
+    assert "oops" in caplog.text
+    assert "crashed" in caplog.text
+
+
+async def test_at_the_end_an_absent_receiver_costs_no_time_with_a_spool(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World("disk", tmp_path)
+    world.receiver.up = False
+    async with world.running():
+        world.put(0, 1, 2)
+        await trio.sleep(3)
+        before_s = trio.current_time()
+    assert trio.current_time() - before_s < 1
+    assert world.runner.snapshot().spooled_events == 30
+    # The next run brings it, and what it has itself.
+    later = World("disk", tmp_path)
+    async with later.running():
+        later.put(7)
+    assert later.receiver.numbers == [0, 1, 2, 7]
+    found = later.runner.snapshot()
+    assert (found.replayed_events, found.acked_events, found.spooled_events) == (30, 40, 0)
+    assert list(tmp_path.glob("*.ftseg*")) == []
+
+
+async def test_at_the_end_what_is_in_memory_alone_is_counted(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World("memory", tmp_path)
+    world.receiver.up = False
+    async with world.running(timeout_s=7):
+        world.put(0, 1, 2)
+        await trio.sleep(3)
+        before_s = trio.current_time()
+    assert trio.current_time() - before_s == pytest.approx(7, abs=0.1)  # it tried to the end
+    found = world.runner.snapshot()
+    assert (found.discarded_events["shutdown"], found.queued_events) == (30, 0)
+    assert world.released == 3
+    assert "entries are lost to a sink" in caplog.text
+
+
+async def test_a_second_request_to_end_shortens_the_first(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path)
+    world.receiver.silent = True
+    async with world.running(timeout_s=1000):
+        world.put(0)
+        await trio.sleep(1)
+        world.runner.finish(trio.current_time() + 2)
+        before_s = trio.current_time()
+    assert trio.current_time() - before_s <= 2.1
+    found = world.runner.snapshot()
+    assert found.spooled_events + found.discarded_events["shutdown"] == 10
+
+
+async def test_a_window_that_overflows_is_read_back_from_the_spool(tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World("disk", tmp_path, {"batch_bytes": MIB // 2}, queue_bytes=MIB, spool_bytes=64 * MIB)
+    world.receiver.up = False
+    async with world.running():
+        for number in range(100):
+            world.put(number, size_bytes=100_000)
+            if number % 10 == 0:
+                await trio.sleep(1)
+        await world.until(lambda: world.released == 100)
+        found = world.runner.snapshot()
+        assert found.held_bytes <= MIB
+        assert found.spool_bytes > 9 * MIB
+        assert (found.queued_events, found.spooled_events) == (0, 1000)
+        world.receiver.up = True
+        await world.until(lambda: world.runner.snapshot().acked_events >= 500)
+        world.put(*range(100, 110), size_bytes=100_000)  # while it is behind
+        await world.deliver_all()
+    assert world.receiver.once == list(range(110))
+    assert world.runner.snapshot().acked_events == 1100
+    assert list(tmp_path.glob("*.ftseg*")) == []
+
+
+@pytest.mark.parametrize("when_full", ["spool", "drop_oldest"])
+async def test_a_full_spool_gives_up_its_oldest_segment_and_says_so(
+    tmp_path: Path, autojump_clock: MockClock, when_full: str
+) -> None:
+    world = World(
+        "disk", tmp_path, {"batch_bytes": MIB}, queue_bytes=MIB, spool_bytes=8 * MIB, when_full=when_full,
+        spool_folder=str(tmp_path),
+    )  # fmt: skip
+    world.receiver.up = False
+    async with world.running():
+        for number in range(26):
+            world.put(number, size_bytes=500_000)
+            await trio.sleep(0.1)
+        found = world.runner.snapshot()
+        assert found.spool_bytes <= 8 * MIB + 100_000
+        lost = found.discarded_events["spool_full"]
+        assert lost >= 40
+        assert found.residual == 0
+        await world.deliver_all()
+    numbers = world.receiver.once
+    assert numbers == sorted(numbers)
+    assert numbers[0] == 0  # the window held the first ones
+    assert numbers[-1] == 25
+    assert len(numbers) == 26 - lost // 10
+    gaps = [parcel for parcel in world.receiver.arrived if parcel.kind == Kind.GAP]
+    assert gaps  # the receiver is told
+
+
+async def test_drop_newest_keeps_the_oldest(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(
+        kind, tmp_path, {"batch_bytes": MIB}, queue_bytes=MIB, spool_bytes=8 * MIB, when_full="drop_newest",
+        spool_folder=str(tmp_path) if kind == "disk" else None,
+    )  # fmt: skip
+    world.receiver.up = False
+    async with world.running():
+        for number in range(20):
+            world.put(number, size_bytes=500_000)
+            await trio.sleep(0.1)
+        reason = "spool_full" if kind == "disk" else "queue_full"
+        lost = world.runner.snapshot().discarded_events[reason]
+        assert lost >= 40
+        assert world.released == 20
+        await world.deliver_all()
+    assert world.receiver.once == list(range(20 - lost // 10))
+
+
+async def test_drop_oldest_without_a_spool_keeps_the_newest_and_what_they_need(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World("memory", tmp_path, {"batch_bytes": MIB}, queue_bytes=MIB, when_full="drop_oldest")
+    world.receiver.up = False
+    async with world.running():
+        for number in range(20):
+            world.put(number, size_bytes=300_000)
+            await trio.sleep(0.1)
+        found = world.runner.snapshot()
+        assert found.held_bytes <= MIB
+        assert found.discarded_events["queue_full"] == 200 - found.queued_events
+        world.receiver.up = True
+    numbers = world.receiver.once
+    assert numbers[-1] == 19
+    kinds = [parcel.kind for parcel in world.receiver.arrived]
+    assert kinds[0] == Kind.HEADER
+    assert kinds.index(Kind.OBJECT) < kinds.index(Kind.BLOCK)
+
+
+async def test_block_holds_the_memory_until_there_is_room(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(
+        kind, tmp_path, {"batch_bytes": MIB}, queue_bytes=MIB, spool_bytes=8 * MIB, when_full="block",
+        spool_folder=str(tmp_path) if kind == "disk" else None,
+    )  # fmt: skip
+    world.receiver.up = False
+    async with world.running(timeout_s=100):
+        world.put(*range(30), size_bytes=400_000)
+        await trio.sleep(50)
+        held = 30 - world.released
+        assert held > 5
+        assert world.runner.snapshot().queued_events >= held * 10
+        world.receiver.up = True
+        await world.until(lambda: world.released == 30)
+    assert world.receiver.once == list(range(30))
+    assert sum(world.runner.snapshot().discarded_events.values()) == 0
+
+
+async def test_one_block_larger_than_the_window_passes(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path, queue_bytes=MIB)
+    async with world.running():
+        world.put(0, 1)
+        world.put(2, size_bytes=3 * MIB)
+        world.put(3, 4)
+    assert world.receiver.once == [0, 1, 2, 3, 4]
+
+
+async def test_header_and_objects_are_sent_again_each_interval(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", trio.current_time)
+    world = World(kind, tmp_path, repeat_interval_s=60.0)
+    if isinstance(world.log, Spool):
+        world.log._clock = trio.current_time
+    async with world.running():
+        for number in range(4):
+            world.put(number)
+            await trio.sleep(40)
+    kinds = [parcel.kind for parcel in world.receiver.arrived]
+    assert kinds.count(Kind.HEADER) == 2
+    second = kinds.index(Kind.HEADER, 1)
+    assert kinds[second - 1] == Kind.COVERAGE  # how long the first one observed
+    assert Kind.OBJECT in kinds[second : kinds.index(Kind.BLOCK, second)]
+
+
+async def test_a_cancelled_runner_gives_all_memory_back(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path)
+    world.receiver.silent = True
+    await world.runner.open()
+    with trio.move_on_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.runner.run)
+            world.put(*range(10))
+    assert world.released == 10
+    assert world.runner.snapshot().residual == 0
+
+
+async def test_notes_alone_are_delivered_too(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path)
+    async with world.running():
+        world.runner.put(gap())
+    assert Kind.GAP in [parcel.kind for parcel in world.receiver.arrived]
+
+
+def test_the_made_block_is_one() -> None:
+    made = block(3)
+    assert isinstance(made, Block)
