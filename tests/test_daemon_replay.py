@@ -345,6 +345,7 @@ def test_malformed_pages_are_counted_and_a_bounded_number_is_kept(make_case: Mak
     assert case.replay().code == 0
     assert case.verify().code == 0, "what the kernel handed out is skipped entries now"
     assert case.decode_errors(0) == {"commit": pages}
+    assert [stream["decode_errors"] for stream in case.info()["streams"]] == [{"commit": pages}, {}]
     assert len(list((case.archive / "malformed").iterdir())) == MOST_FILES
 
 

@@ -1,13 +1,14 @@
 """What an archive holds, in numbers: from the footers of sealed segments, by reading those that have none."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArchiveError, SegmentError
+from ..status import format_size
 from .bodies import Clock, GapBody, parse_block, parse_gap, parse_sample
 from .frame import Damage, Kind, Record
 from .lock import is_locked
@@ -51,11 +52,6 @@ class _Stream:
 
     def summary(self) -> dict[str, Any]:
         first = self.first or Totals()
-        skipped = {
-            reason: n - first.skipped.get(reason, 0)
-            for reason, n in sorted(self.closing.skipped.items())
-            if n != first.skipped.get(reason, 0)
-        }
         return {
             "events": self.events,
             "by_event": dict(sorted(self.by_event.items())),
@@ -64,7 +60,8 @@ class _Stream:
             "dropped": self.closing.dropped - first.dropped,
             "commit_overrun": self.closing.commit_overrun - first.commit_overrun,
             "read_events": self.closing.read - first.read,
-            "skipped": skipped,
+            "skipped": _grown(first.skipped, self.closing.skipped),
+            "decode_errors": _grown(first.decode_errors, self.closing.decode_errors),
             "gaps": self.gaps,
             "gap_known_events": self.gap_known_events,
             "unknown_gaps": self.unknown_gaps,
@@ -77,11 +74,16 @@ class _Stream:
             "last_ts_ns": self.last_ts,
         }
 
-
     def _residual(self) -> int | None:
         if self.crash_lost is not None:
             return 0  # the run after the crash has counted what was missing
         return self.closing.residual if self.closing.settled else None
+
+
+def _grown(first: Mapping[str, int], last: Mapping[str, int]) -> dict[str, int]:
+    """{reason: by how much its count has grown}, of those that have."""
+    grown = {reason: n - first.get(reason, 0) for reason, n in sorted(last.items())}
+    return {reason: n for reason, n in grown.items() if n}
 
 
 @dataclass(slots=True)
@@ -279,9 +281,9 @@ def format_table(summary: dict[str, Any]) -> str:
         *([f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
           if summary["crash_lost_events"] else []),
         f"residual     {'unsettled' if residual is None else residual}",
-        f"segments     {summary['segments']}, {_size(archive_bytes)}"
+        f"segments     {summary['segments']}, {format_size(archive_bytes)}"
         + (f", {archive_bytes / events:.2f} bytes an event" if events else "")
-        + (f", from {_size(summary['raw_bytes'])} in the kernel's pages" if summary["raw_bytes"] else ""),
+        + (f", from {format_size(summary['raw_bytes'])} in the kernel's pages" if summary["raw_bytes"] else ""),
     ]
     for run in summary["runs"]:
         start = "" if run["created_ns"] is None else _wall(run["created_ns"])
@@ -302,15 +304,6 @@ def format_table(summary: dict[str, Any]) -> str:
 
 def _gap_words(summary: dict[str, Any]) -> str:
     return f", seen as {summary['gaps']} gaps, {summary['unknown_gaps']} of them without a count"
-
-
-def _size(size_bytes: int) -> str:
-    value, unit = float(size_bytes), "bytes"
-    for bigger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, bigger
-    return f"{size_bytes} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
 
 
 def _wall(time_ns: int) -> str:

@@ -14,6 +14,7 @@ from tests.conftest import TRACEFS
 from tests.kernel.daemon import Daemon
 
 HERE = Path(__file__).parent
+LOAD = HERE.parents[1] / "bench/load.c"
 TOP_LEVEL_FILES = ("set_event", "tracing_on", "current_tracer", "trace_clock", "buffer_size_kb", "tracing_cpumask",
                    "set_event_notrace_pid", "options/overwrite", "options/event-fork")  # fmt: skip
 
@@ -72,17 +73,17 @@ def start_daemon(instance_name: str, tmp_path: Path) -> Iterator[StartDaemon]:
 
 @pytest.fixture(scope="session")
 def load_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled load.c."""
+    """The compiled bench/load.c."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to compile the load with")
     program = tmp_path_factory.mktemp("load") / "load"
-    subprocess.run(["gcc", "-O2", "-o", program, HERE / "load.c"], check=True)
+    subprocess.run(["gcc", "-O2", "-o", program, LOAD], check=True)
     return program
 
 
 @pytest.fixture
 def start_load(load_program: Path) -> Iterator[StartLoad]:
-    """start_load(kind, cpu, *numbers) -> the running load, see load.c; ended with the test."""
+    """start_load(kind, cpu, *numbers) -> the running load, see bench/load.c; ended with the test."""
     with ExitStack() as stack:
 
         def start(kind: str, cpu: int, *numbers: float) -> "subprocess.Popen[str]":
