@@ -164,6 +164,16 @@ def build_parser() -> argparse.ArgumentParser:
     unpin.add_argument("--name", metavar="NAME", required=True, help="of the pin")
     unpin.set_defaults(function=_unpin)
 
+    tap = commands.add_parser("tap", help="print what a running daemon collects, as it comes",
+                              description="Needs a sink of type tap in the daemon's configuration.")  # fmt: skip
+    tap.add_argument("address", nargs="?", default="unix:/run/ftrace-collector/tap.sock", metavar="ADDRESS",
+                     help="unix:PATH of its socket; default: unix:/run/ftrace-collector/tap.sock")  # fmt: skip
+    tap.add_argument("--event", action="append", metavar="SYSTEM:EVENT", help="only these, with globs; repeatable")
+    tap.add_argument("--cpu", type=_cpus, metavar="LIST", help="only these CPUs")
+    tap.add_argument("--format", choices=["fields", "json"], default="fields", help="default: fields")
+    tap.add_argument("--limit", type=_count, metavar="N", help="stop after so many events")
+    tap.set_defaults(function=_tap)
+
     show = commands.add_parser("show", help="print events")
     _add_paths(show)
     moment = "the trace clock's value as in ts_ns, its seconds with a point, or a time such as 2026-01-31T12:00"
@@ -382,6 +392,13 @@ def _unpin(args: argparse.Namespace) -> int:
     from collector.archive.pins import remove_pin
 
     remove_pin(args.folder, args.name)
+    return EXIT_OK
+
+
+def _tap(args: argparse.Namespace) -> int:
+    from collector.tap import tap
+
+    tap(args.address, sys.stdout, args.event, args.cpu, args.format, args.limit)
     return EXIT_OK
 
 

@@ -3,11 +3,8 @@
 DIR/HOST/*.ftseg        each folder is an archive as a daemon on that host would have written it
 """
 
-import errno
 import logging
-import os
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,7 +17,8 @@ import trio
 from collector.errors import EXIT_OK, CollectorError, ConfigError, UsageError
 from collector.logs import start_logging
 from collector.sdnotify import Notifier
-from sinks.stream.address import parse_address
+from sinks.address import parse_address
+from sinks.listening import listen_on_path
 from sinks.stream.host import HostPolicy
 from sinks.stream.server import Certificate, Limits, Receiver
 from sinks.tls import build_server_context
@@ -154,7 +152,7 @@ async def open_listeners(listen: str, context: ssl.SSLContext | None) -> list[An
         raise ConfigError("not an address", where="--listen", expected=str(e), got=repr(listen)) from e
     try:
         if isinstance(address, str):
-            return [await _listen_on_path(address)]
+            return [await listen_on_path(address)]
         listeners: list[Any] = list(await trio.open_tcp_listeners(address[1], host=address[0]))
     except OSError as e:
         raise CollectorError(
@@ -162,33 +160,3 @@ async def open_listeners(listen: str, context: ssl.SSLContext | None) -> list[An
             expected="a free address of this machine",
         ) from e  # fmt: skip
     return listeners if context is None else [trio.SSLListener(listener, context) for listener in listeners]
-
-
-async def _listen_on_path(path: str) -> trio.SocketListener:
-    """A socket in the file system, for owner and group; one that a killed process left is replaced."""
-    listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        try:
-            await listening.bind(path)
-        except OSError as e:
-            if e.errno != errno.EADDRINUSE or not _is_dead(path):
-                raise
-            os.unlink(path)
-            await listening.bind(path)
-        os.chmod(path, 0o660)
-        listening.listen(1024)
-    except BaseException:
-        listening.close()
-        raise
-    return trio.SocketListener(listening)
-
-
-def _is_dead(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False

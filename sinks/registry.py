@@ -1,6 +1,8 @@
 """Which types of sinks there are. Each is imported when it is used, and with it the libraries that it needs."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import cast
 
 from collector.errors import ConfigError
 from sinks.options import SinkCommon, SinkType
@@ -8,20 +10,16 @@ from sinks.options import SinkCommon, SinkType
 Loader = Callable[[], SinkType]
 
 
-def _kafka() -> SinkType:
-    from sinks.kafka.sink import SINK
-
-    return SINK
+def _from(module: str) -> Loader:
+    return lambda: cast(SinkType, import_module(module).SINK)
 
 
-def _stream() -> SinkType:
-    from sinks.stream.sink import SINK
-
-    return SINK
-
-
-# {type in the configuration: imports it}; a loader is a function that imports SINK and returns it.
-LOADERS: Mapping[str, Loader] = {"kafka": _kafka, "stream": _stream}
+# {type in the configuration: imports it}
+LOADERS: Mapping[str, Loader] = {
+    "kafka": _from("sinks.kafka.sink"),
+    "stream": _from("sinks.stream.sink"),
+    "tap": _from("sinks.tap.sink"),
+}
 
 
 def load_type(name: str) -> SinkType:

@@ -30,8 +30,8 @@ class Shown:
 
 
 @dataclass(slots=True)
-class _Objects:
-    """What a segment's objects say."""
+class Names:
+    """What objects say: of a segment, or of a stream since its last header."""
 
     formats: dict[bytes, FormatObject] = field(default_factory=dict)
     saved: Saved = field(default_factory=Saved)
@@ -68,8 +68,8 @@ class View:
         self._walls: dict[str, WallClock | None] = {}
 
     @cached_property
-    def _objects(self) -> _Objects:
-        found = _Objects()
+    def _objects(self) -> Names:
+        found = Names()
         for offset, stored in self.segment.objects():
             try:
                 found.add(offset, stored)

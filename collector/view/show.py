@@ -61,7 +61,7 @@ def show_paths(
         raise UsageError("unknown kind of time", got=repr(time), expected="trace, wall or both")
     renderer: Renderer = JsonRenderer() if format == "json" else FieldsRenderer()
     bounds = _moment(since), _moment(until)
-    matcher = _EventMatcher(event_globs) if event_globs else None
+    matcher = EventMatcher(event_globs) if event_globs else None
     pool = Pool(shown)
     try:
         runs = _plan(list_segments(paths), pool, bounds, cpus)
@@ -117,7 +117,7 @@ def _silence(out: TextIO) -> None:
     os.close(null)
 
 
-class _EventMatcher:
+class EventMatcher:
     """Whether an event's name fits one of some globs; remembers the answers."""
 
     def __init__(self, globs: Sequence[str]) -> None:
@@ -229,7 +229,7 @@ def _stream_lines(
     renderer: Renderer,
     with_instance: bool,
     pids: Collection[int] | None,
-    matcher: _EventMatcher | None,
+    matcher: EventMatcher | None,
     time: TimeMode,
 ) -> Iterator[Line]:
     """Gives the lines of one stream over all segments of its run."""

@@ -23,7 +23,7 @@ from trio.abc import Stream
 from collector.errors import ArchiveError, ArchiveFullError, SegmentError
 from sinks.base import Parcel
 from sinks.stream.host import HostArchive, HostPolicy, Taken
-from sinks.stream.wire import (
+from sinks.wire import (
     CONTROL_BODY_BYTES,
     Parser,
     StreamError,

@@ -20,11 +20,11 @@ from collector.archive.objects import parse_object
 from collector.batch import Delivery
 from collector.config_types import MIB
 from collector.errors import SegmentError
+from sinks.address import parse_address
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.options import SinkCommon, SinkType
-from sinks.stream.address import parse_address
-from sinks.stream.wire import HOST_NAME, Parser, StreamError, build_hello, parse_ack, parse_welcome
 from sinks.tls import TlsConfig, build_context, explain, not_after_s
+from sinks.wire import HOST_NAME, Parser, StreamError, build_hello, parse_ack, parse_welcome
 
 READ_BYTES = 1 << 16
 

@@ -16,8 +16,8 @@ import trio
 import trustme
 
 from collector.receive import check_name
+from sinks.address import parse_address
 from sinks.base import Parcel
-from sinks.stream.address import parse_address
 from sinks.stream.sink import StreamOptions, StreamTransport
 from sinks.tls import TlsConfig, build_context
 from tests.sinks.stream.rig import bring, check_same, first_block

@@ -19,7 +19,7 @@ from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.seen import Seen
 from sinks.stream.server import Limits, Receiver
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.stream.wire import Parser, StreamError, build_hello
+from sinks.wire import Parser, StreamError, build_hello
 from tests.sinks.stream.rig import batches, bring, check_same, first_block
 
 POLICY = HostPolicy(min_free_bytes=0)

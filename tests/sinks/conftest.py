@@ -9,7 +9,7 @@ from collector.archive.frame import Kind, Record
 from collector.archive.reader import list_segments, open_segment
 from collector.cli import main
 from sinks.base import Parcel
-from sinks.stream.wire import parse_parcel
+from sinks.wire import parse_parcel
 
 CASE = "6.18/mix"
 
