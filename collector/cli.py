@@ -118,6 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     listing.set_defaults(function=_list)
 
+    snapshot = commands.add_parser(
+        "snapshot", help="take a snapshot, which the running daemon archives",
+        description='Takes a snapshot of instances that a running daemon reads with read = "snapshot".',
+    )  # fmt: skip
+    snapshot.add_argument("instances", nargs="*", metavar="INSTANCE", help="default: all such instances")
+    snapshot.set_defaults(function=_snapshot)
+
     info = commands.add_parser("info", help="say what an archive holds")
     _add_paths(info)
     info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -320,6 +327,15 @@ def _plan(args: argparse.Namespace) -> int:
             else:
                 place = trace.instance if write.scope == "instance" else "top level"
                 print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
+    return EXIT_OK
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.shutter import take_of_running
+
+    for name in take_of_running(TracefsDir(find_tracefs()), args.instances):
+        print(f"{name}: snapshot taken")
     return EXIT_OK
 
 

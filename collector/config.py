@@ -204,9 +204,11 @@ def _near_matches(path: tuple[str, ...], sink_models: Mapping[int, type[BaseMode
         if (inner := _model_of(model.model_fields[name].annotation)) is not None:
             model = inner
     known = f"a key of {table}"
+    elsewhere = {key[-1]: ".".join(key) for key in config_keys()}
+    if path[-1] in elsewhere:
+        return known, f"did you mean {elsewhere[path[-1]]}?"
     if near := difflib.get_close_matches(path[-1], model.model_fields, n=1, cutoff=0.6):
         return known, f"did you mean {near[0]}?"
-    elsewhere = {key[-1]: ".".join(key) for key in config_keys()}
     if near := difflib.get_close_matches(path[-1], elsewhere, n=1, cutoff=0.8):
         return known, f"did you mean {elsewhere[near[0]]}?"
     return known, "keys here: " + ", ".join(field.alias or name for name, field in model.model_fields.items())

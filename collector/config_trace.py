@@ -9,6 +9,7 @@ from collector.config_types import AtLeastOne, Auto, Cpus, Names, Section
 from collector.errors import UsageError
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.functions import check_pattern
+from collector.tracefs.snapshots import takes_on_condition
 
 __all__ = ["TraceConfig"]
 
@@ -45,7 +46,10 @@ class TraceConfig(Section):
     on_leftover: Literal["adopt", "remove"] = "adopt"  # an instance of ours left by a crash
     exclude_self: bool = True  # the collector's own threads are not traced
     on_interference: Literal["record", "repair"] = "record"  # somebody else changes the instance
-    read: Literal["raw", "text", "text-merged"] = "raw"  # the rings; what the kernel prints of each, or of all in one
+    # The rings; what the kernel prints of each, or of all in one; what a snapshot stopped
+    read: Literal["raw", "text", "text-merged", "snapshot"] = "raw"
+    # A snapshot so often; None: by triggers, by the command and at the end
+    snapshot_interval_s: Annotated[Annotated[float, Field(ge=0.1, le=86400)] | None, Auto] = None
     buffer_size_kb_per_cpu: Sizes = Field(default={})  # {cpu: KiB} of those that differ from buffer_size_kb
     tracer: str = "nop"  # of the instance's available_tracers
     options: dict[str, bool] = Field(default={})  # {file of options/: on}; all others stay
@@ -118,6 +122,17 @@ class TraceConfig(Section):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise ValueError(f"names of files in options/ as keys, not {name!r}")
         return value
+
+    @model_validator(mode="after")
+    def _snapshots_can_be_taken(self) -> "TraceConfig":
+        if self.snapshot_interval_s is None:
+            return self
+        if self.read != "snapshot":
+            raise ValueError(f'snapshot_interval_s only with read = "snapshot", not with "{self.read}"')
+        taking = [line for lines in self.triggers.values() for line in lines if takes_on_condition(line)]
+        if taking:
+            raise ValueError(f"no snapshot_interval_s beside a histogram's snapshot(), as in {taking[0]!r}")
+        return self
 
     @model_validator(mode="after")
     def _something_is_recorded(self) -> "TraceConfig":

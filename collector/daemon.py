@@ -20,6 +20,7 @@ import trio
 from collector.archive.history import LeftOff, find_left_off
 from collector.archive.tally import CRASH
 from collector.batch import StreamKey
+from collector.capture.flight import SnapshotSource
 from collector.capture.pipe import PipeSource
 from collector.capture.provenance import boot_id
 from collector.capture.source import LiveSource, RecordedSource, Source, new_run_id
@@ -35,6 +36,7 @@ from collector.service import Service
 from collector.tracefs.files import TracefsDir, find_tracefs
 from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
+from collector.tracefs.planner import leaves_snapshots
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks import registry
 from sinks.file.policy import FilePolicy
@@ -146,6 +148,8 @@ async def _drain_leftover(config: Config, instance: Instance) -> None:
         pipeline.attach([source])
         _settle_crash(pipeline, source)
         await _drain_and_seal(pipeline, config.shutdown_timeout_s)
+    if isinstance(source, SnapshotSource) and source.is_drained and config.trace.read != "snapshot":
+        source.free()
     logger.warning(
         "archived what an earlier run had left in the instance",
         extra={"fields": {"events": sum(s.decoded for s in pipeline.streams), "archive": config.archive.folder}},
@@ -157,8 +161,8 @@ async def _drain_and_seal(pipeline: Pipeline, timeout_s: float) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pipeline.outlet.run)
         with trio.move_on_after(timeout_s):
-            for stream in pipeline.streams:
-                await pipeline.drain(stream)
+            for source in pipeline.sources:
+                await pipeline.drain(source, {})
         pipeline.outlet.finish()
     await pipeline.outlet.close()
 
@@ -190,6 +194,19 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     left_off: Mapping[int, LeftOff] = {}
     if instance.existed:
         left_off = find_left_off(Path(config.archive.folder), instance.spec.name, boot_id())
+    # Of a run that read snapshots also when this one doesn't: what it left is in both rings.
+    if config.trace.read == "snapshot" or (instance.existed and leaves_snapshots(instance.spec, instance.probe())):
+        return SnapshotSource(
+            instance.dir,
+            instance.spec.name,
+            instance.cpus,
+            run_id,
+            instance.spec.events,
+            instance.read_clock_pair,
+            left_off,
+            interval_s=config.trace.snapshot_interval_s,
+            is_new=not instance.existed,
+        )
     if config.trace.read != "raw":
         return PipeSource(
             instance.dir,
@@ -219,6 +236,8 @@ def _settle_crash(pipeline: Pipeline, source: Source) -> None:
             continue
         stream.continue_after_crash()
         lost = source.crash_lost[stream.key.cpu]
+        if lost is None and left.complete:  # counters were reset since, but it had archived all that it read
+            lost = 0
         if lost != 0 or not left.complete:  # a record of nothing lost closes the crashed run's ledger
             pipeline.emit_gap(stream.key, CRASH, lost, left.last_ts, "read by an earlier run that did not archive it")
         if lost != 0:

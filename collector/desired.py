@@ -34,6 +34,7 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
         overwrite=trace.overwrite,
         notrace_pids=tuple(own_threads),
         keep=trace.keep_instance,
+        read=trace.read,
         cpu_buffer_sizes_kb=trace.buffer_size_kb_per_cpu,
         tracer=trace.tracer,
         options=trace.options,

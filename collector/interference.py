@@ -12,6 +12,7 @@ from collector.ledger import IDENTITY_READ
 from collector.pipeline import Pipeline
 from collector.tracefs.guard import RING_FILE, WATCHED_FILES, Change, Guard
 from collector.tracefs.instance import Instance
+from collector.tracefs.snapshots import SNAPSHOT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class Interference:
         self._watched = [
             Watched(instance, Guard(instance.dir), wish) for instance, wish in zip(instances, repair, strict=True)
         ]
-        self.counts: Counter[str] = Counter(dict.fromkeys((*WATCHED_FILES, RING_FILE), 0))  # {file: changes}
+        # {file: changes}
+        self.counts: Counter[str] = Counter(dict.fromkeys((*WATCHED_FILES, SNAPSHOT_FILE, RING_FILE), 0))
         self._taken: dict[Stream, int] = {}  # {stream: entries of its ring that nobody here has seen}
 
     async def look(self) -> None:

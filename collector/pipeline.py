@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import trio
+
 from collector.archive.tally import OVERRUN
 from collector.archive.totals import Totals, build_totals
 from collector.batch import Block, Note, NoteKind, SinkState, StreamKey
@@ -145,19 +147,44 @@ class Pipeline:
             NoteKind.GAP, key, {"cause": cause, "count": lost, "from_ts": from_ts, "to_ts": to_ts, "detail": detail}
         )
 
-    async def drain(self, stream: Stream) -> bool:
-        """Read a stream to its end; True when nothing is left in the kernel."""
-        assert self.capture is not None
-        return await self.capture.drain(stream)
+    async def drain(self, source: Source, drained: dict[Stream, bool], *, at_once: int = 1) -> None:
+        """Read a source's streams to their ends.
 
-    async def leave(self, stream: Stream) -> None:
-        """Close what is decoded of a stream whose rest stays in the kernel, and say how much that is."""
+        Args:
+          drained: gets the streams as they end, and whether nothing of them is left in the kernel.
+          at_once: so many streams.
+        """
+        await self._drain_streams(source, drained, at_once)
+        for step in source.drain_steps():
+            await self.workers.run(partial(_do, step))
+            await self._drain_streams(source, drained, at_once)
+
+    async def _drain_streams(self, source: Source, drained: dict[Stream, bool], at_once: int) -> None:
+        capture = self.capture
+        assert capture is not None
+        limit = trio.Semaphore(at_once)
+
+        async def drain(stream: Stream) -> None:
+            try:
+                drained[stream] = await capture.drain(stream)
+            finally:
+                limit.release()
+
+        async with trio.open_nursery() as nursery:
+            for stream in source.streams:
+                await limit.acquire()
+                nursery.start_soon(drain, stream)
+
+    async def leave(self, source: Source, streams: Sequence[Stream]) -> None:
+        """Close what is decoded of streams whose rest stays in the kernel, and say how much that is."""
         assert self.capture is not None
-        await self.capture.close_block(stream)
-        totals = stream.totals()
-        self._put(NoteKind.SAMPLE, stream.key, {
-            "at_ns": time.time_ns(), "totals": build_totals(replace(totals, left_in_kernel=totals.entries)),
-        })  # fmt: skip
+        await self.workers.run(partial(_do, source.give_up))
+        for stream in streams:
+            await self.capture.close_block(stream)
+            totals = stream.totals()
+            self._put(NoteKind.SAMPLE, stream.key, {
+                "at_ns": time.time_ns(), "totals": build_totals(replace(totals, left_in_kernel=totals.entries)),
+            })  # fmt: skip
 
     def emit_clock_pairs(self) -> None:
         """Queue a pair of clock readings per instance."""
@@ -235,6 +262,10 @@ class Pipeline:
         self.outlet.put(Note(kind, key, body, keep))
 
 
+def _do(step: Callable[[], None], _: Worker) -> None:
+    step()
+
+
 def _worker_count(config: Config) -> int:
     """Decoding threads: one core decodes 30 million entries a second, far more than a few CPUs produce."""
     return config.capture.workers or min(4, max(2, (os.cpu_count() or 1) // 16))
@@ -257,8 +288,12 @@ def _make_worker(config: Config) -> Worker:
 def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
     sample = stream.last_sample
     if sample is None:
-        return StreamSnapshot(stream.key.instance, stream.key.cpu, reader_bytes=stream.reader_bytes,
-                              reader_pages=stream.reader_pages, decoded_events=stream.decoded)  # fmt: skip
+        gaps, gap_known, unknown_gaps = stream.closed_gaps
+        return StreamSnapshot(
+            stream.key.instance, stream.key.cpu, reader_bytes=stream.reader_bytes, reader_pages=stream.reader_pages,
+            decoded_events=stream.decoded, gap_known_events=gap_known, gaps=gaps, unknown_gaps=unknown_gaps,
+            decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
+        )  # fmt: skip
     kernel = sample.kernel
     return StreamSnapshot(
         instance=stream.key.instance,

@@ -7,12 +7,15 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import trio
 
+from collector.capture.flight import SnapshotSource
 from collector.capture.stream import Stream
 from collector.config import Config
+from collector.errors import TracefsError
 from collector.interference import Interference
 from collector.logs import LogOutput
 from collector.pipeline import Pipeline
@@ -81,6 +84,9 @@ class Service:
                         nursery.start_soon(self._tick)
                         nursery.start_soon(self._feed_watchdog)
                         readers.start_soon(self._look_after_instances)
+                        for source in pipeline.sources:
+                            if isinstance(source, SnapshotSource) and source.interval_s is not None:
+                                readers.start_soon(self._take_snapshots, source, source.interval_s)
                         self._set_ready()
                         with trio.move_on_after(duration_s if duration_s is not None else float("inf")):
                             await self._stop.wait()
@@ -100,17 +106,16 @@ class Service:
         for instance in self.instances:
             instance.stop_tracing()
         drained: dict[Stream, bool] = {}
-
-        async def drain(stream: Stream) -> None:
-            drained[stream] = await pipeline.drain(stream)
-
         with self._forced, trio.move_on_after(self.config.shutdown_timeout_s):
             async with trio.open_nursery() as nursery:
-                for stream in pipeline.streams:
-                    nursery.start_soon(drain, stream)
-        left = [stream for stream in pipeline.streams if not drained.get(stream)]
-        for stream in left:
-            await pipeline.leave(stream)
+                for source in pipeline.sources:
+                    nursery.start_soon(partial(pipeline.drain, source, drained, at_once=len(source.streams)))
+        left = []
+        for source in pipeline.sources:
+            undrained = [stream for stream in source.streams if not (source.is_drained and drained.get(stream))]
+            if undrained:
+                await pipeline.leave(source, undrained)
+            left += undrained
         if left:
             logger.error(
                 "entries were left in the kernel; the instance is kept and the next start reads them",
@@ -213,6 +218,14 @@ class Service:
         while True:
             await trio.sleep(self.config.capture.stats_interval_s)
             await self._interference.look()
+
+    async def _take_snapshots(self, source: SnapshotSource, interval_s: float) -> None:
+        while True:
+            await trio.sleep(interval_s)
+            try:
+                await self.pipeline.workers.run(lambda _: source.take())
+            except TracefsError as e:
+                logger.error("no snapshot was taken", extra={"fields": {"instance": source.name, "error": str(e)}})
 
     async def _feed_watchdog(self) -> None:
         interval_s = watchdog_interval_s()

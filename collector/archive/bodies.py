@@ -50,6 +50,7 @@ class Header:
     streams: tuple[StreamId, ...]
     bases: dict[StreamId, KernelBase]  # the kernel's counters when the run began, where they are stored
     opening: dict[StreamId, Totals]
+    recorders: frozenset[str] = frozenset()  # instances whose kernel's counts are known at the end alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +162,13 @@ def parse_header(body: Bytes) -> Header:
         )
     clocks: dict[str, Clock] = {}
     bases: dict[StreamId, KernelBase] = {}
+    recorders: set[str] = set()
     for name in top.map("instances"):
         of = top.fields("instances").fields(name)
         for cpu, *counts in of.rows("base", int, int, int, int, int) if of.has("base") else ():
             bases[(str(name), cpu)] = KernelBase(*counts)
+        if of.has("read") and of.text("read") == "snapshot":
+            recorders.add(str(name))
         clocks[str(name)] = Clock(of.text("clock"), of.text("clock_unit"))
     streams = tuple((str(name), int(cpu)) for name, cpu in top.rows("streams", str, int))
     opening = [parse_totals(value, "header: opening") for value in top.array("opening")]
@@ -174,6 +178,7 @@ def parse_header(body: Bytes) -> Header:
     return Header(
         top.binary("run", 16), top.integer("segment"), top.text("host"), top.text("boot_id"), top.text("kernel"),
         top.integer("created_ns"), top.text("tool"), clocks, streams, bases, dict(zip(streams, opening, strict=True)),
+        frozenset(recorders),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ class LeftOff:
     """What the newest run of an instance archived of one CPU, in the kernel's absolute counts."""
 
     accounted: int  # entries read that are in the archive, or were skipped and counted
-    overrun: int  # of its last look at stats, as are the others
+    overrun: int  # of its last look at stats, as are the others; or what its gaps tell of
     dropped: int
     commit_overrun: int
     last_ts: int | None  # of its last entry
@@ -62,7 +62,8 @@ def _left_off(base: KernelBase, of: StreamFooter, complete: bool) -> LeftOff:
     closing = of.closing
     return LeftOff(
         accounted=base.read + closing.events + sum(closing.skipped.values()),
-        overrun=base.overrun + closing.overrun,
+        # What its gaps have told since its last look, or before its first one, is told.
+        overrun=base.overrun + max(closing.overrun, closing.gap_known_events),
         dropped=base.dropped + closing.dropped,
         commit_overrun=base.commit_overrun + closing.commit_overrun,
         last_ts=of.last_ts,

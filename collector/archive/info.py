@@ -34,6 +34,7 @@ class _Stream:
     first_ts: int | None = None
     last_ts: int | None = None
     crash_lost: int | None = None  # entries that a crash took, as the next run told; None: nobody told
+    is_recorder: bool = False  # the kernel's counts come with the last sample alone
 
     def add(
         self, opening: Totals, closing: Totals, by_event: dict[str, int], first_ts: int | None, last_ts: int | None
@@ -52,14 +53,21 @@ class _Stream:
 
     def summary(self) -> dict[str, Any]:
         first = self.first or Totals()
-        return {
-            "events": self.events,
-            "by_event": dict(sorted(self.by_event.items())),
+        kernel: dict[str, int | None] = {
             "lost_events": self.closing.lost - first.lost,
             "overrun": self.closing.overrun - first.overrun,
             "dropped": self.closing.dropped - first.dropped,
             "commit_overrun": self.closing.commit_overrun - first.commit_overrun,
             "read_events": self.closing.read - first.read,
+        }
+        if self.is_recorder and not self.closing.settled:
+            kernel = dict.fromkeys(kernel)
+            if self.crash_lost is not None:  # all that its gaps don't tell of is told by the run after it
+                kernel["lost_events"] = kernel["overrun"] = self.gap_known_events
+        return {
+            "events": self.events,
+            "by_event": dict(sorted(self.by_event.items())),
+            **kernel,
             "skipped": _grown(first.skipped, self.closing.skipped),
             "decode_errors": _grown(first.decode_errors, self.closing.decode_errors),
             "gaps": self.gaps,
@@ -93,6 +101,7 @@ class _Run:
     id: bytes
     streams: dict[StreamId, _Stream] = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
+    recorders: set[str] = field(default_factory=set)  # instances that were read as snapshots
     segments: int = 0
     host: str = ""
     kernel: str = ""
@@ -132,6 +141,7 @@ def _add_segment(segment: Segment, run: _Run, damaged: list[str]) -> None:
     run.segments += 1
     if segment.header is not None:
         run.clocks.update(segment.header.clocks)
+        run.recorders |= segment.header.recorders
         run.host, run.kernel = segment.header.host, segment.header.kernel
         run.created_ns = segment.header.created_ns if run.created_ns is None else run.created_ns
     else:
@@ -219,6 +229,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
     streams: list[dict[str, Any]] = []
     for run in runs:
         for (name, cpu), of in sorted(run.streams.items()):
+            of.is_recorder = name in run.recorders
             clock = run.clocks.get(name, Clock("?", "?"))
             about = {"run": run.id.hex(), "instance": name, "cpu": cpu, "clock": clock.name, "clock_unit": clock.unit}
             streams.append(about | of.summary())
@@ -229,10 +240,11 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
     # An open run is unsettled even where its last sample was: entries come in between.
     open_ended = any(run.ended == "open" for run in runs)
     sums = {key: sum(s[key] for s in streams) for key in _SUMMED}
+    lost = [s["lost_events"] for s in streams]
     return {
         "events": sums["events"],
         "by_event": dict(sorted(by_event.items(), key=lambda item: (-item[1], item[0]))),
-        "lost_events": sums["lost_events"],
+        "lost_events": None if None in lost else sum(lost),
         "gaps": sums["gaps"],
         "gap_known_events": sums["gap_known_events"],
         "unknown_gaps": sums["unknown_gaps"],
@@ -253,8 +265,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
 
 
 _SUMMED = (
-    "events", "lost_events", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "crash_lost_events",
-    "blocks", "raw_bytes",
+    "events", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "crash_lost_events", "blocks", "raw_bytes",
 )  # fmt: skip
 
 
@@ -277,7 +288,7 @@ def format_table(summary: dict[str, Any]) -> str:
     events, archive_bytes = summary["events"], summary["archive_bytes"]
     lines = [
         f"events       {events:,}",
-        f"lost         {summary['lost_events']:,}" + (_gap_words(summary) if summary["gaps"] else ""),
+        f"lost         {_number(summary['lost_events'])}" + (_gap_words(summary) if summary["gaps"] else ""),
         *([f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
           if summary["crash_lost_events"] else []),
         f"residual     {'unsettled' if residual is None else residual}",
@@ -291,15 +302,18 @@ def format_table(summary: dict[str, Any]) -> str:
         lines.append(f"run          {run['run'][:8]} on {run['host']}, {start} to {end}, {run['ended']}")
     lines += ["", f"{'instance':<24} {'cpu':>4} {'events':>14} {'lost':>12} {'gaps':>7} {'residual':>9}  clock"]
     for s in summary["streams"]:
-        left = "?" if s["residual"] is None else str(s["residual"])
         lines.append(
-            f"{_clean(s['instance']):<24} {s['cpu']:>4} {s['events']:>14,} {s['lost_events']:>12,} {s['gaps']:>7} "
-            f"{left:>9}  {_clean(s['clock'])}"
+            f"{_clean(s['instance']):<24} {s['cpu']:>4} {s['events']:>14,} {_number(s['lost_events']):>12} "
+            f"{s['gaps']:>7} {_number(s['residual']):>9}  {_clean(s['clock'])}"
         )
     lines += ["", f"{'event':<48} {'entries':>14}"]
     lines += [f"{_clean(name):<48} {n:>14,}" for name, n in summary["by_event"].items()]
     lines += [f"DAMAGED      {what}" for what in summary["damaged"]]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
 
 
 def _gap_words(summary: dict[str, Any]) -> str:

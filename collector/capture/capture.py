@@ -1,6 +1,6 @@
 """The scheduler: waits for all rings cheaply, and visits in one hop every stream that is ready.
 
-    watch (one task a stream)   wait_readable at the kernel's watermark ─┐
+    watch (one task a ring)     wait_readable at the kernel's watermark ─┐
     tick  (one task)            flush interval, ledger samples           ├─> ready slots ─> hop ─> blocks
     feed  (while starving)      budget for the next block               ─┘
 
@@ -104,7 +104,8 @@ class Capture:
             for done in first:
                 await done.wait()
             for slot in self._slots:
-                nursery.start_soon(self._watch, slot)
+                if slot.stream.is_live:
+                    nursery.start_soon(self._watch, slot)
             nursery.start_soon(self._tick)
             task_status.started()
 
@@ -213,6 +214,8 @@ class Capture:
             nursery.start_soon(self._feed, slot, visit.starved_bytes)
             return
         slot.done.set()
+        if not slot.stream.is_live and not visit.at_end and visit.errno is None:
+            slot.again = slot.again or Ask.READ  # no watermark will ask for the rest
         if slot.again is not None:
             ask, slot.again = slot.again, None
             self._submit(slot, ask)

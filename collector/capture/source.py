@@ -1,7 +1,7 @@
 """What is read: an instance of the live kernel, or a recorded tree. Both become streams."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,18 @@ class Source:
         """The trace clock beside the system's clocks; None where nobody can tell."""
         return None
 
+    @property
+    def is_drained(self) -> bool:
+        """Nothing is in any ring but those of the streams."""
+        return True
+
+    def drain_steps(self) -> Iterator[Callable[[], None]]:
+        """What has to be done, in a thread, when the streams were read to their ends; each makes more to read."""
+        return iter(())
+
+    def give_up(self) -> None:
+        """No time is left to drain: a last look at what stays in the kernel."""
+
     def ring_bytes(self, cpu: int) -> int | None:
         """Size of a CPU's ring, as of the start; None where nobody tells."""
         return self._ring_bytes.get(cpu)
@@ -147,7 +159,7 @@ class Source:
             lease.release()
         self._leases.clear()
 
-    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
+    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None] | None:
         fd = self.tree.open_stats(cpu)
         self._fds.append(fd)
         return partial(read_stats_fd, fd)
@@ -177,8 +189,7 @@ class LiveSource(Source):
         self.left_off = left_off
         for system, event in events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
-        for cpu in cpus:
-            now = KernelCounts.of(tree.read_stats(cpu))
+        for cpu, now in self._counts_now().items():
             then = left_off.get(cpu)
             # What was overwritten or refused since an earlier run's last look is this run's to tell.
             self.base[cpu] = now if then is None else then.loss_base(now)
@@ -186,6 +197,10 @@ class LiveSource(Source):
 
     def clock_pair(self) -> ClockPair | None:
         return self._clock_pair()
+
+    def _counts_now(self) -> Mapping[int, KernelCounts]:
+        """{cpu: the kernel's counts} as the run begins."""
+        return {cpu: KernelCounts.of(self.tree.read_stats(cpu)) for cpu in self.cpus}
 
 
 # Reading one format file takes 30 us. Above this many, listing the ids of all events is cheaper.

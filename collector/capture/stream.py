@@ -96,7 +96,7 @@ class Stream:
       fd: its trace_pipe_raw, non-blocking; or a regular file with recorded sub-buffers.
       batch: leased by the caller for the stream's life.
       book: formats of the instance.
-      read_stats: reads per_cpu/cpuN/stats; None where there is none.
+      read_stats: reads per_cpu/cpuN/stats; None where there is none, and gives None where there is none now.
       base: the kernel's counts when the run began.
       budget: for the blocks.
       keep_page: (key, reason, page) keeps a malformed page as evidence.
@@ -104,6 +104,7 @@ class Stream:
     """
 
     gap_source = GAP_SOURCE
+    is_live = True  # written while it is read: poll tells of it, and the writer may be on the page just taken
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Stream:
         fd: int,
         batch: ring.Batch,
         book: FormatBook,
-        read_stats: Callable[[], CpuStats] | None,
+        read_stats: Callable[[], CpuStats | None] | None,
         base: KernelCounts,
         budget: ByteBudget,
         keep_page: Callable[[StreamKey, str, bytes], None],
@@ -162,6 +163,11 @@ class Stream:
     def waiting_events(self) -> int:
         """Entries in the open batch."""
         return len(self._batch)
+
+    @property
+    def closed_gaps(self) -> tuple[int, int, int]:
+        """(gaps, sum of their counts, those without a count) of the blocks so far; at any time, unlike counts()."""
+        return self._gaps, self._gap_known, self._unknown_gaps
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -245,7 +251,7 @@ class Stream:
                     return visit
                 self._adopt_formats()
                 first = 0
-            elif status == ring.PARTIAL and again:
+            elif status == ring.PARTIAL and (again or not self.is_live):
                 # A quiet ring is empty now and can be told so; a busy one gives a crumb more, once.
                 again = False
             else:
@@ -319,7 +325,7 @@ class Stream:
         if not self._book.is_renewable or len(self._batch) == first:
             return
         was_reset = self._was_reset()
-        if self._was_checked and not was_reset:
+        if self._was_checked and not was_reset and self.is_live:  # a recorder is read seldom, and its resets don't show
             return
         self._was_checked = True
         stale = self._book.renew(self._edition)
@@ -333,7 +339,10 @@ class Stream:
         """Whether the ring was cleared since the last look: ids may mean something else from there on."""
         if self._read_stats is None:
             return False
-        counts = KernelCounts.of(self._read_stats())
+        stats = self._read_stats()
+        if stats is None:
+            return False
+        counts = KernelCounts.of(stats)
         if not self._reset.shows_in(counts, self.decoded + sum(self.skipped.values())):
             return False
         self._reset.advance(counts, self.counts())
@@ -383,6 +392,8 @@ class Stream:
         if self._read_stats is None:
             return None
         stats = self._read_stats()
+        if stats is None:
+            return None
         settled = settled and stats.entries == 0
         reader = self.counts()
         kernel = self._reset.advance(KernelCounts.of(stats), reader)

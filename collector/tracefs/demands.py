@@ -36,7 +36,7 @@ def _judge_demands(facts: Facts, capabilities: Capabilities, wanted: Wanted) -> 
         yield Finding(group, "tracefs", "missing", "it can't be entered, see above", "", needed=True)
         return
     yield _need(capabilities, group, "instances")
-    yield _need(capabilities, group, "text pipes" if wanted.text else "raw pipes")
+    yield _need(capabilities, group, "text pipes" if wanted.text else "snapshot" if wanted.snapshot else "raw pipes")
     yield from _judge_events(tree, group, wanted)
     yield _judge_clock(tree, group, wanted)
     if wanted.tracer != "nop":
@@ -76,7 +76,8 @@ def ring_bytes(facts: Facts, wanted: Wanted) -> int:
     """Bytes of all rings of an instance: the kernel allocates one for each CPU, traced or not."""
     cpus = facts.host.online_cpus
     size_kb = wanted.buffer_kb or default_buffer_size_kb(len(cpus), facts.host.memory_total_bytes)
-    return sum(wanted.cpu_buffers_kb.get(cpu, size_kb) for cpu in cpus) * 1024
+    rings = 2 if wanted.snapshot else 1
+    return rings * sum(wanted.cpu_buffers_kb.get(cpu, size_kb) for cpu in cpus) * 1024
 
 
 def holder_of(facts: Facts, instance: str) -> TracingState | None:

@@ -13,6 +13,7 @@ from collector.tracefs.functions import matching_functions, parse_functions
 from collector.tracefs.journal import Journal
 from collector.tracefs.planner import normal_trigger
 from collector.tracefs.probing import parse_size_kb, place_of
+from collector.tracefs.snapshots import parse_snapshot_state
 from collector.tracefs.wish import TRACER_FILE, Undo, Write
 
 _ERROR_LOG = "error_log"
@@ -148,7 +149,8 @@ class Executor:
         if write.verify == "none":
             return
         tree, name = place_of(self._tree, write.file, at_top=write.scope == "top")
-        text = tree.read_text(name).strip()
+        # Of a ring that may be full: the kernel formats no more of it than is read.
+        text = (tree.read_head(name) if write.verify == "allocated" else tree.read_text(name)).strip()
         if write.file == "trace_clock":
             text = tree.read_clock()[0]
         if not _CHECKS[write.verify](self._tree, write.value, text):
@@ -216,6 +218,7 @@ _CHECKS: dict[str, Callable[[TracefsDir, str, str], bool]] = {
     "words": lambda _, value, text: set(value.split()) <= set(text.split()),
     "functions": lambda _, value, text: bool(matching_functions(value, parse_functions(text))),
     "listed": _has_event,
+    "allocated": lambda _tree, _value, text: parse_snapshot_state(text) != "freed",
     "trigger": lambda _, value, text: normal_trigger(value) in {normal_trigger(line) for line in text.splitlines()},
 }
 

@@ -185,6 +185,7 @@ class Wanted:
     clock: str = "mono"
     tracer: str = "nop"
     text: bool = False  # read as text, by trace_pipe
+    snapshot: bool = False  # there is a second ring of each CPU
     buffer_kb: int | None = None  # of each CPU; None: the default
     cpu_buffers_kb: Mapping[int, int] = field(default_factory=dict)  # {cpu: KiB} of those that differ
     subbuf_kb: int | None = None

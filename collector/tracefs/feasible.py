@@ -6,6 +6,7 @@ from collector.errors import UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import SYNTHETIC_GROUP, USER_GROUP, same_definition
 from collector.tracefs.planner import files_named, scope_of
+from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
 from collector.tracefs.wish import EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
@@ -47,6 +48,7 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
                 got="false", hint="it is restored at exit; or leave the key that sets it out",
             )  # fmt: skip
     _check_probes(spec, probe)
+    _check_snapshots(spec, probe)
 
 
 def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
@@ -101,3 +103,25 @@ def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
                 "there is an event of this name already", where="probes", expected="a name that is free",
                 got=other.line, hint=f"`{other.removal}` in {DYNAMIC_FILE} removes it" if same else None,
             )  # fmt: skip
+
+
+def _check_snapshots(spec: InstanceSpec, probe: Probe) -> None:
+    """A snapshot takes the ring away from whoever reads it as it is written."""
+    if spec.read != "snapshot":
+        taking = [line for lines in spec.triggers.values() for line in lines if takes_snapshot(line)]
+        if taking:
+            raise UsageError(
+                "a snapshot swaps the rings under their reader", where="triggers", expected='read = "snapshot"',
+                got=f"{taking[0]} with read = {spec.read}",
+            )  # fmt: skip
+        return
+    if probe.snapshot == "none":
+        raise UsageError(
+            "this kernel has no snapshots", where="read", expected=f"a file {SNAPSHOT_FILE} in each instance",
+            got="none", hint="CONFIG_TRACER_SNAPSHOT makes it",
+        )  # fmt: skip
+    if spec.tracer in SWAPPING_TRACERS:
+        raise UsageError(
+            "this tracer keeps its longest trace where a snapshot would be", where="read", expected="raw or text",
+            got=f"snapshot with tracer = {spec.tracer}",
+        )  # fmt: skip

@@ -32,6 +32,7 @@ _MOUNTS = Path("/proc/self/mounts")
 _ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 _KALLSYMS = Path("/proc/kallsyms")
 _STATS_MAX_BYTES: Final = 4096  # a stats file has about 200
+HEAD_BYTES: Final = 4096
 
 
 def find_tracefs() -> Path:
@@ -97,6 +98,18 @@ class TracefsDir:
     def read_text(self, name: str) -> str:
         """The whole file as text; bytes that are no UTF-8 come as surrogates."""
         return self.read_bytes(name).decode("utf-8", "surrogateescape")
+
+    def read_head(self, name: str) -> str:
+        """The first page of a file's text: of those that the kernel formats from a ring, the rest isn't formatted.
+
+        Raises:
+          as read_bytes.
+        """
+        try:
+            with open(self.path / name, "rb", buffering=0) as file:
+                return (file.read(HEAD_BYTES) or b"").decode("utf-8", "surrogateescape")
+        except OSError as error:
+            raise self._error(error, name, "can't be read") from error
 
     def try_read(self, name: str) -> bytes | None:
         """The whole file; None where this kernel or this recorded tree doesn't have it."""
@@ -172,6 +185,14 @@ class TracefsDir:
         and from then on an empty read gives 0 and not EAGAIN.
         """
         return self._open(f"per_cpu/cpu{cpu}/trace_pipe_raw")
+
+    def open_snapshot(self, cpu: int) -> int:
+        """As `open_raw`, of the ring that is not live: the last snapshot. It follows each swap.
+
+        Raises:
+          TracefsError: EBUSY, a tracer keeps its longest trace there.
+        """
+        return self._open(f"per_cpu/cpu{cpu}/snapshot_raw")
 
     def open_pipe(self, cpu: int | None) -> int:
         """A non-blocking file descriptor on the CPU's trace_pipe, None: on that of all CPUs. The caller closes it.
@@ -308,6 +329,8 @@ class TracefsDir:
             return "tracefs is mounted read-only; under systemd, ProtectKernelTunables= does that"
         if error.errno in (errno.EACCES, errno.EPERM):
             return ROOT_HINT if os.geteuid() else "kernel lockdown or a security module forbids it"
+        if error.errno == errno.EBUSY and "snapshot" in name:
+            return "a latency tracer, or a histogram with a snapshot() action, has this ring to itself"
         if error.errno == errno.EBUSY and name.endswith("trace_pipe"):
             return "another reader has a trace_pipe of this instance open: end it, or take another instance"
         if error.errno == errno.EBUSY:

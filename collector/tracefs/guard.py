@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from collector.errors import TracefsError
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.snapshots import SNAPSHOT_FILE, parse_snapshot_state
 
 # What changes what is recorded, or what the entries mean. Not every kernel has every file. The pid filters are not
 # among them: the kernel itself changes them as threads of ours come and go.
@@ -19,6 +20,8 @@ WATCHED_FILES = (
     "set_event",
     "options/overwrite",
 )
+
+SECOND_RING_FILE = "per_cpu/cpu0/snapshot"  # the smallest of those that tell whether there is a second ring
 
 RING_FILE = "trace_pipe_raw"  # what another reader takes is missing in our ledger
 
@@ -60,7 +63,10 @@ def compare_settings(expected: Mapping[str, str], found: Mapping[str, str]) -> l
 
 
 def read_settings(tree: TracefsDir) -> dict[str, str]:
-    """{file: value} of the watched files that the instance has."""
+    """{file: value} of the watched files that the instance has.
+
+    A second ring that appears was made by somebody who takes snapshots: they take the ring away from its reader.
+    """
     found = {}
     for file in WATCHED_FILES:
         try:
@@ -69,6 +75,12 @@ def read_settings(tree: TracefsDir) -> dict[str, str]:
             continue  # an instance that somebody removes is noticed by its readers
         if text is not None:
             found[file] = parse_setting(file, text)
+    try:
+        if tree.exists(SECOND_RING_FILE):
+            state = parse_snapshot_state(tree.read_head(SECOND_RING_FILE))
+            found[SNAPSHOT_FILE] = "freed" if state == "freed" else "allocated"
+    except TracefsError:
+        pass
     return found
 
 

@@ -12,6 +12,7 @@ The order, and what goes wrong otherwise:
   filters of tracers    before the tracer, which else starts with all functions of the kernel
   tracer                setting it clears the ring too
   options               those of the current tracer exist only now
+  snapshot's ring       of the rings' sizes, and older kernels free it with each tracer that is set
   CPU mask, threads     before the first event, so that none of the excluded gets in
   events, filters
   triggers              last: they may refer to all the others
@@ -30,6 +31,7 @@ from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import ListedEvent, group_of, same_definition
 from collector.tracefs.events import EventName
 from collector.tracefs.functions import parse_functions
+from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS
 from collector.tracefs.wish import (
     EVENT_FORK_FILE,
     EVENT_PIDS_FILE,
@@ -60,7 +62,9 @@ CMDLINES_SIZE_FILE = "saved_cmdlines_size"
 
 def changes_discard(spec: InstanceSpec, probe: Probe) -> bool:
     """Whether making the instance so would throw unread entries away: they have to be read first."""
-    if probe.unread == 0:
+    if leaves_snapshots(spec, probe):
+        return True
+    if probe.unread == 0 and probe.snapshot != "full":
         return False
     subbuf_kb = subbuf_sizes_to_try_kb(spec, probe)[0]
     return (
@@ -70,6 +74,11 @@ def changes_discard(spec: InstanceSpec, probe: Probe) -> bool:
         or bool(_stale_probes(spec, probe))  # removing an event clears the rings that it was enabled in
         or _shrinks(spec, probe, subbuf_kb)
     )
+
+
+def leaves_snapshots(spec: InstanceSpec, probe: Probe) -> bool:
+    """Whether an earlier run read snapshots and this one doesn't: the ring that is not live has its entries too."""
+    return spec.read != "snapshot" and probe.snapshot in ("empty", "full") and probe.tracer not in SWAPPING_TRACERS
 
 
 def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None = None) -> list[Write]:
@@ -103,6 +112,12 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
         writes.append(Write(TRACER_FILE, spec.tracer, verify="equal", undo=undo))
     for option, on in spec.options.items():
         writes += _plan_option(f"options/{option}", on, probe)
+    if spec.read == "snapshot" and (probe.snapshot == "freed" or spec.tracer != probe.tracer):
+        # The first snapshot allocates the ring, a trigger alone couldn't.
+        undo = (Undo(SNAPSHOT_FILE, "0"),)
+        writes.append(Write(SNAPSHOT_FILE, "1", verify="allocated", sizes_memory=True, undo=undo))
+    if leaves_snapshots(spec, probe):
+        writes.append(Write(SNAPSHOT_FILE, "0"))
     cpus = probe.possible_cpus if spec.cpus is None else spec.cpus
     # The mask may name CPUs beyond the possible ones when it is the kernel's default.
     if set(cpus) != set(probe.cpumask) & set(probe.possible_cpus):

@@ -12,6 +12,7 @@ from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir, read_memory_total_bytes
 from collector.tracefs.functions import Function, match_patterns, parse_functions
 from collector.tracefs.planner import files_named, files_to_read
+from collector.tracefs.snapshots import SNAPSHOT_FILE, SnapshotState, parse_snapshot_state
 from collector.tracefs.wish import OPTIONAL_FILES, PERCENT_FILE, InstanceSpec, Probe
 
 _SYSCTL = "/proc/sys/kernel"
@@ -92,6 +93,7 @@ def read_probe(
         dynamic=parse_dynamic_events(tree.top.try_read_text(DYNAMIC_FILE) or ""),
         filters=_read_filters(tree, spec) if existed else {},
         triggers=read_triggers(tree) if existed else {},
+        snapshot=read_snapshot_state(tree) if existed or spec.read == "snapshot" else "none",
     )
 
 
@@ -137,6 +139,7 @@ def read_probe_of_none(top: TracefsDir, spec: InstanceSpec) -> Probe:
         matches=_match(spec, read_functions(top, spec)),
         cpu_buffer_sizes_kb=dict.fromkeys(possible, _NEW_BUFFER_KB),
         dynamic=parse_dynamic_events(top.try_read_text(DYNAMIC_FILE) or ""),
+        snapshot="freed" if top.exists(SNAPSHOT_FILE) else "none",
     )
 
 
@@ -176,6 +179,11 @@ def read_triggers(tree: TracefsDir) -> dict[EventName, tuple[str, ...]]:
         if lines:
             found[(system, name)] = lines
     return found
+
+
+def read_snapshot_state(tree: TracefsDir) -> SnapshotState:
+    """Whether there is a second ring, and something in it."""
+    return parse_snapshot_state(tree.read_head(SNAPSHOT_FILE)) if tree.exists(SNAPSHOT_FILE) else "none"
 
 
 def count_unread(tree: TracefsDir) -> int:

@@ -11,6 +11,7 @@ from collector.errors import UsageError
 from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.dynamic import ListedEvent, ProbeEvent
 from collector.tracefs.events import EventName
+from collector.tracefs.snapshots import SnapshotState
 
 SUBBUF_SIZES_KB = (64, 32, 16, 4)  # tried in this order: 64 KiB are order-4 pages, which can run out
 MAX_SUBBUF_KB = 512
@@ -28,10 +29,12 @@ NO_TRACER = "nop"
 #   equal      the value                                 at_least   a number not below the value
 #   cpus       a mask of the same CPUs                   words      among others, all words of the value
 #   functions  at least one function of the pattern      listed     a line that begins with the value
-#   trigger    a line of the same command                none       is not looked at
-Verify = Literal["equal", "at_least", "cpus", "words", "functions", "listed", "trigger", "none"]
+#   trigger    a line of the same command                allocated  a snapshot's ring
+#   none       is not looked at
+Verify = Literal["equal", "at_least", "cpus", "words", "functions", "listed", "trigger", "allocated", "none"]
 Mode = Literal["write", "append", "clear", "replace"]
 Scope = Literal["instance", "top"]
+Read = Literal["raw", "text", "text-merged", "snapshot"]  # what the collector reads of an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class InstanceSpec:
     overwrite: bool = True  # a full ring drops its oldest entries, not the newest
     notrace_pids: tuple[int, ...] = ()  # thread ids that must not be traced: the collector's own
     keep: bool = False  # leave it in place at the end
+    read: Read = "raw"
     cpu_buffer_sizes_kb: Mapping[int, int] = field(default_factory=dict)  # {cpu: KiB}, where it is not the common one
     tracer: str = NO_TRACER
     options: Mapping[str, bool] = field(default_factory=dict)  # {option: on}; all others stay
@@ -113,6 +117,7 @@ class Probe:
     dynamic: tuple[ListedEvent, ...] = ()  # dynamic events of all groups
     filters: Mapping[EventName, str] = field(default_factory=dict)  # those that are set
     triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # lines as the kernel prints them
+    snapshot: SnapshotState = "none"
 
     @property
     def tracer(self) -> str:

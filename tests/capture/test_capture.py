@@ -56,6 +56,8 @@ class InlineWorkers:
 class FakeStream:
     """A stream that does what it is told; visits are (time, ask)."""
 
+    is_live = True
+
     def __init__(self, fd: int, cpu: int, react: Callable[["FakeStream", Ask], Visit] | None = None) -> None:
         self.key = StreamKey(RUN, "i", cpu)
         self.fd = fd

@@ -101,6 +101,8 @@ class FakeKernel(TracefsDir):
             (self.path / "events/header_page").write_text(header_page(int(value)))
         if name == "trace_clock":
             value = f"[{value}] local"
+        if name == "snapshot":
+            value = SECOND_RING["freed" if value == "0" else "empty"]
         if name in FUNCTION_LISTS:
             self._put_functions(name, value, flags)
             return
@@ -135,6 +137,13 @@ class FakeKernel(TracefsDir):
         for instance in (self.path / "instances").iterdir():
             put(instance, {f"events/{event}/{file}": "" for file in ("enable", "filter", "trigger")})
 
+
+# {state of a snapshot's ring: how the file begins}
+SECOND_RING = {
+    "freed": "# tracer: nop\n#\n#\n# * Snapshot is freed *\n#\n# Snapshot commands:",
+    "empty": "# tracer: nop\n#\n#\n# * Snapshot is allocated *\n#\n# Snapshot commands:",
+    "full": "# tracer: nop\n#\n# entries-in-buffer/entries-written: 10/10   #P:2\n#",
+}
 
 # {file: what it says when it is empty}
 FUNCTION_LISTS = {
