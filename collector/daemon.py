@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import trio
 
+from collector import __version__
 from collector.archive.history import LeftOff, find_left_off
+from collector.archive.records import SharedMaps
 from collector.archive.tally import CRASH
 from collector.batch import StreamKey
 from collector.capture.flight import SnapshotSource
 from collector.capture.pipe import PipeSource
-from collector.capture.provenance import boot_id
+from collector.capture.provenance import Provenance, boot_id
 from collector.capture.source import LiveSource, RecordedSource, Source, new_run_id
 from collector.capture.worker import Workers
 from collector.config import ArchiveConfig, Config
@@ -39,6 +42,10 @@ from collector.tracefs.journal import Journals
 from collector.tracefs.planner import leaves_snapshots
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks import registry
+from sinks.assemble import assemble
+from sinks.base import SinkContext
+from sinks.delivery import InThread
+from sinks.fanout import Fanout
 from sinks.file.policy import FilePolicy
 from sinks.file.retention import Limits
 from sinks.file.rotation import Rotation
@@ -163,7 +170,7 @@ async def _drain_and_seal(pipeline: Pipeline, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s):
             for source in pipeline.sources:
                 await pipeline.drain(source, {})
-        pipeline.outlet.finish()
+        pipeline.outlet.finish(trio.current_time() + pipeline.config.shutdown_timeout_s)
     await pipeline.outlet.close()
 
 
@@ -175,18 +182,38 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
       ArchiveError: the archive cannot be used.
     """
     pipeline = Pipeline(config, run, tree)
-    thread: Workers[None] = Workers(1, lambda: None, "archive")
+    names = SharedMaps(pipeline.names)
+    threads: list[Workers[None]] = []
+
+    def start_thread(name: str) -> InThread:
+        thread: Workers[None] = Workers(1, lambda: None, name)
+        threads.append(thread)
+        return lambda job: thread.run(lambda _: job())
+
     policy = _policy(config.archive, Path(config.archive.folder))
-    sink = FileSink(policy, pipeline.provenance, pipeline.names, lambda job: thread.run(lambda _: job()))
+    sink = FileSink(policy, pipeline.provenance, names, start_thread("archive"))
+    fanout: Fanout | None = None
     try:
+        about = SinkContext(socket.gethostname(), __version__, Path(config.archive.folder))
+        fanout = assemble(
+            config.sinks,
+            SinkRunner(sink),
+            about,
+            lambda: Provenance(run, config.hash(), pipeline.sources),
+            names,
+            start_thread,
+        )
         await sink.open()
-        pipeline.archive = sink
-        pipeline.outlet = SinkRunner(sink)
+        await fanout.open()
+        pipeline.outlet = fanout
         yield pipeline
     finally:
         pipeline.close()
         sink.unlock()
-        thread.close()
+        if fanout is not None:
+            fanout.unlock()
+        for thread in threads:
+            thread.close()
 
 
 def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSource:

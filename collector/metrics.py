@@ -8,8 +8,7 @@ scraper's own), known label sets start at 0, an unknown value is an absent serie
 import platform
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -18,7 +17,9 @@ from prometheus_client.registry import Collector
 
 from collector import __version__
 from collector.logs import LogCounts
-from collector.snapshot import Snapshot, StreamSnapshot
+from collector.metrics_model import HistogramSpec, MetricSpec, Series, State
+from collector.metrics_sinks import SINK_HISTOGRAMS, SINK_METRICS, by_reason
+from collector.snapshot import SinkSnapshot, Snapshot, StreamSnapshot
 
 __all__ = ["METRICS", "PREFIX", "LogCounts", "MetricSpec", "Metrics", "Snapshot", "StreamSnapshot", "markdown"]
 
@@ -29,36 +30,13 @@ LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-Series = Iterator[tuple[tuple[str, ...], float]]  # (label values, value)
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """All that one rendering shows."""
-
-    snapshot: Snapshot
-    logs: LogCounts
-    kernel: str
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """One metric family."""
-
-    name: str  # without PREFIX
-    kind: str  # counter, gauge or histogram
-    labels: tuple[str, ...]
-    help: str
-    series: Callable[[_State], Series]
-
-
 STREAM = ("trace_instance", "cpu")
 
 
-def _stream(value: Callable[[StreamSnapshot], float | None]) -> Callable[[_State], Series]:
+def _stream(value: Callable[[StreamSnapshot], float | None]) -> Callable[[State], Series]:
     """A series per stream; none where the value is unknown."""
 
-    def series(state: _State) -> Series:
+    def series(state: State) -> Series:
         for stream in state.snapshot.streams:
             if (number := value(stream)) is not None:
                 yield (stream.instance, str(stream.cpu)), number
@@ -66,10 +44,10 @@ def _stream(value: Callable[[StreamSnapshot], float | None]) -> Callable[[_State
     return series
 
 
-def _by_reason(counts: Callable[[StreamSnapshot], Mapping[str, int]]) -> Callable[[_State], Series]:
+def _by_reason(counts: Callable[[StreamSnapshot], Mapping[str, int]]) -> Callable[[State], Series]:
     """A series per instance and reason: the sum over the CPUs."""
 
-    def series(state: _State) -> Series:
+    def series(state: State) -> Series:
         total: Counter[tuple[str, ...]] = Counter()
         for stream in state.snapshot.streams:
             for reason, number in counts(stream).items():
@@ -79,48 +57,60 @@ def _by_reason(counts: Callable[[StreamSnapshot], Mapping[str, int]]) -> Callabl
     return series
 
 
-def _one(value: Callable[[Snapshot], float | None], *labels: str) -> Callable[[_State], Series]:
+def _one(value: Callable[[Snapshot], float | None], *labels: str) -> Callable[[State], Series]:
     """A single series; none where the value is unknown."""
 
-    def series(state: _State) -> Series:
+    def series(state: State) -> Series:
         if (number := value(state.snapshot)) is not None:
             yield labels, number
 
     return series
 
 
-def _residuals(state: _State) -> Series:
+def _residuals(state: State) -> Series:
     for stream in state.snapshot.streams:
         for identity, number in stream.residual.items():
             if number is not None:
                 yield (stream.instance, str(stream.cpu), identity), number
 
 
-def _overruns(state: _State) -> Series:
+def _overruns(state: State) -> Series:
     for instance, seconds in state.snapshot.seconds_to_overrun.items():
         yield (instance,), seconds
 
 
-def _discarded(state: _State) -> Series:
+def _discarded(state: State) -> Series:
     for reason, number in ({"suspended": 0} | dict(state.snapshot.discarded)).items():
         yield ("file", reason), number
+    yield from by_reason(lambda sink: sink.discarded_events)(state)
 
 
-def _interference(state: _State) -> Series:
+def _queues(archive: Callable[[Snapshot], float], sink: Callable[[SinkSnapshot], float]) -> Callable[[State], Series]:
+    """A series for the archive and one per network sink."""
+
+    def series(state: State) -> Series:
+        yield ("archive",), archive(state.snapshot)
+        for of in state.snapshot.sinks:
+            yield (of.name,), sink(of)
+
+    return series
+
+
+def _interference(state: State) -> Series:
     for what, number in state.snapshot.interference.items():
         yield (what,), number
 
 
-def _build(state: _State) -> Series:
+def _build(state: State) -> Series:
     yield (__version__, platform.python_version(), state.kernel), 1
 
 
-def _log_messages(state: _State) -> Series:
+def _log_messages(state: State) -> Series:
     for level in LOG_LEVELS:
         yield (level,), state.logs.messages.get(level, 0)
 
 
-def _log_unwritten(state: _State) -> Series:
+def _log_unwritten(state: State) -> Series:
     for reason in ("queue_full", "rate_limit", "write_error"):
         yield (reason,), state.logs.unwritten.get(reason, 0)
 
@@ -187,14 +177,14 @@ METRICS: tuple[MetricSpec, ...] = (
                "Entries by which the two sides of an accounting identity differ; 0, or the ledger is wrong.",
                _residuals),
     MetricSpec("queue_events", "gauge", ("queue",),
-               "Entries between reader and archive.",
-               _one(lambda s: s.queue_events, "archive")),
+               "Entries in memory, between the reader and a sink.",
+               _queues(lambda s: s.queue_events, lambda s: s.queued_events)),
     MetricSpec("queue_bytes", "gauge", ("queue",),
-               "Bytes of the memory budget in use.",
-               _one(lambda s: s.queue_bytes, "archive")),
+               "Bytes in memory: the budget's for the archive, those that wait or are on their way for another sink.",
+               _queues(lambda s: s.queue_bytes, lambda s: s.held_bytes)),
     MetricSpec("queue_limit_bytes", "gauge", ("queue",),
-               "The memory budget.",
-               _one(lambda s: s.queue_limit_bytes, "archive")),
+               "The memory budget, and what another sink may hold beside it.",
+               _queues(lambda s: s.queue_limit_bytes, lambda s: s.held_limit_bytes)),
     MetricSpec("queue_blocked_seconds_total", "counter", ("queue",),
                "Time that readers waited for the memory budget.",
                _one(lambda s: s.queue_blocked_s, "archive")),
@@ -232,7 +222,7 @@ METRICS: tuple[MetricSpec, ...] = (
                "Sealed segments that were removed to stay below the limits.",
                _one(lambda s: s.archive_removed_segments)),
     MetricSpec("discarded_events_total", "counter", ("sink", "reason"),
-               "Decoded entries that were not archived; the kernel's losses are lost_events_total.",
+               "Decoded entries that a sink did not take or deliver; the kernel's losses are lost_events_total.",
                _discarded),
     MetricSpec("interference_total", "counter", ("what",),
                "Changes that somebody else made to our instances, by the file that reads differently.",
@@ -249,7 +239,10 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("log_unwritten_messages_total", "counter", ("reason",),
                "Messages not written: stderr did not take them in time or at all, or the same message came too often.",
                _log_unwritten),
+    *SINK_METRICS,
 )  # fmt: skip
+
+HISTOGRAMS: tuple[HistogramSpec, ...] = SINK_HISTOGRAMS
 
 EVENT_LOOP_LAG = MetricSpec(
     "event_loop_lag_seconds",
@@ -293,7 +286,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
-        state = _State(self._snapshot, self._log_counts(), self._kernel)
+        state = State(self._snapshot, self._log_counts(), self._kernel)
         for spec in METRICS:
             family: CounterMetricFamily | GaugeMetricFamily
             name = PREFIX + spec.name
@@ -304,17 +297,26 @@ class Metrics(Collector):
             for labels, value in spec.series(state):
                 family.add_metric(labels, float(value))
             yield family
-        counts = list(accumulate(self._lag_counts))
-        bounds = [str(bound) for bound in LAG_BUCKETS_S] + ["+Inf"]
+        for histogram in HISTOGRAMS:
+            found = HistogramMetricFamily(PREFIX + histogram.name, histogram.help, labels=histogram.labels)
+            for labels, of in histogram.series(state):
+                found.add_metric(labels, _buckets(of.bounds, of.counts), of.total)
+            yield found
         lag = HistogramMetricFamily(PREFIX + EVENT_LOOP_LAG.name, EVENT_LOOP_LAG.help)
-        lag.add_metric((), list(zip(bounds, counts, strict=True)), self._lag_sum_s)
+        lag.add_metric((), _buckets(LAG_BUCKETS_S, self._lag_counts), self._lag_sum_s)
         yield lag
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """[(upper bound, values up to it)], as Prometheus has them."""
+    return list(zip([*map(str, bounds), "+Inf"], accumulate(counts), strict=True))
 
 
 def markdown() -> str:
     """The table of docs/metrics.md."""
     rows = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
-    for spec in (*METRICS, EVENT_LOOP_LAG):
+    specs: tuple[MetricSpec | HistogramSpec, ...] = (*METRICS, *HISTOGRAMS, EVENT_LOOP_LAG)
+    for spec in specs:
         labels = ", ".join(f"`{label}`" for label in spec.labels)
         rows.append(f"| `{PREFIX}{spec.name}` | {spec.kind} | {labels} | {spec.help} |")
     return "\n".join(rows) + "\n"

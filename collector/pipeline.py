@@ -26,7 +26,7 @@ from collector.config import Config
 from collector.decode.columns import Encoder
 from collector.decode.ring import REASONS
 from collector.ledger import MALFORMED
-from collector.snapshot import Snapshot, StreamSnapshot
+from collector.snapshot import SinkSnapshot, Snapshot, StreamSnapshot
 from collector.status import predict_overrun
 from collector.tracefs.files import TracefsDir
 
@@ -39,7 +39,9 @@ SAMPLE_RECORD_INTERVAL_S = 30.0
 class Outlet(Protocol):
     """Where blocks and notes go: a sink behind its queue."""
 
-    queued_events: int  # in blocks that the sink has not taken
+    @property
+    def queued_events(self) -> int:
+        """In blocks that the archive has not taken."""
 
     @property
     def discarded_events(self) -> int:
@@ -48,14 +50,17 @@ class Outlet(Protocol):
     @property
     def state(self) -> SinkState: ...
 
+    def sinks(self) -> tuple[SinkSnapshot, ...]:
+        """The network sinks, as they are now."""
+
     def put(self, item: Block | Note, release: Callable[[], None] | None = None) -> None:
         """Queue an item; `release` is called when it is off our hands."""
 
     async def run(self) -> None:
         """Deliver until finish() was called and all is delivered."""
 
-    def finish(self) -> None:
-        """No more items will be put."""
+    def finish(self, deadline_s: float) -> None:
+        """No more items will be put; network sinks have until then, by trio's clock. Can be called again, earlier."""
 
     async def close(self) -> None:
         """Seal what is open."""
@@ -230,6 +235,7 @@ class Pipeline:
             discarded={"suspended": self.outlet.discarded_events},
             ready=ready,
             seconds_to_overrun=predict_overrun(streams, before.streams, elapsed_s) if before is not None else {},
+            sinks=self.outlet.sinks(),
             stats_resets=sum(sample.resets for sample in samples if sample is not None),
         )
 

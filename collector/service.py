@@ -1,6 +1,7 @@
 """The live run: readers, metrics, signals, the terminal's status line, systemd."""
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -63,6 +64,7 @@ class Service:
         self._notifier = Notifier()
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
+        self._drained = False  # the sinks have everything
         self._stop = trio.Event()
         self._forced = trio.CancelScope()
         self._http: Any = None  # http.AppState, where metrics are served
@@ -92,8 +94,10 @@ class Service:
                             await self._stop.wait()
                         self._set_stopping()
                         readers.cancel_scope.cancel()
+                    deadline_s = trio.current_time() + self.config.shutdown_timeout_s
                     complete = await self._drain()
-                    pipeline.outlet.finish()
+                    self._drained = True
+                    pipeline.outlet.finish(-math.inf if self._forced.cancel_called else deadline_s)
                 await pipeline.outlet.close()
                 nursery.cancel_scope.cancel()
             return complete
@@ -134,6 +138,8 @@ class Service:
             if self._stop.is_set():
                 logger.warning("stopping at once, what is not drained stays in the kernel")
                 self._forced.cancel()
+                if self._drained:
+                    self.pipeline.outlet.finish(-math.inf)
             self._stop.set()
 
     def _tell_archive(self, number: int) -> None:
@@ -188,6 +194,9 @@ class Service:
             return f"archiving is suspended: {self.pipeline.outlet.state.suspended}"
         if self.pipeline.capture.stalled_s() >= self._stall_limit_s:
             return "a reader makes no progress"
+        for sink in self.pipeline.outlet.sinks():
+            if sink.stalled_s >= sink.stall_limit_s:
+                return f"sink {sink.name} has delivered nothing for {sink.stalled_s:.0f} s: {sink.last_error}"
         return None
 
     async def _tick(self) -> None:

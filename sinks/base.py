@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import trio
 
 from collector.archive.frame import Kind
 from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, SinkState, StreamKey
+from collector.snapshot import SinkSnapshot
 
 Item = Block | Note
 
@@ -90,8 +92,10 @@ class SinkContext:
 
     host: str  # name of this machine
     version: str  # of this program
+    archive: Path = Path()  # the archive's folder, for followers
 
 
+@runtime_checkable
 class Transport(Protocol):
     """Brings parcels to a receiver on a network.
 
@@ -114,4 +118,23 @@ class Transport(Protocol):
         DELIVERED: acknowledged. ERRORED: not, or nobody knows; it is sent again. REJECTED: the receiver will never
         take it; `state.last_error` says why.
         """
+        ...
+
+
+class Follower(Protocol):
+    """Brings the archive's sealed segments to a receiver: it reads the archive's folder, and is given no parcels.
+
+    What it has brought it notes itself; nothing that it does holds the archive up.
+    """
+
+    name: str
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Bring each segment once it is sealed, until cancelled; errors are logged and tried again, not raised."""
+
+    async def drain(self) -> None:
+        """After run(): bring what has been sealed since, the run's last segment above all; can be cancelled."""
+
+    def snapshot(self) -> SinkSnapshot:
+        """What the metrics say; one segment is one request."""
         ...

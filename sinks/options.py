@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from collector.config_types import GIB, MIB, Auto, Cpus, Names, Section
-from sinks.base import SinkContext, Transport
+from sinks.base import Follower, SinkContext, Transport
 
 WhenFull = Literal["spool", "block", "drop_oldest", "drop_newest"]
 
@@ -20,18 +20,13 @@ class FilterOptions(Section):
 
     instances: Names = ("*",)  # shell patterns
     cpus: Cpus = None  # None: all
-    events: Names = ("*",)  # SYSTEM:EVENT, shell patterns
 
-    @field_validator("instances", "events")
+    @field_validator("instances")
     @classmethod
     def _something_passes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or "" in value:
             raise ValueError('at least one pattern, such as "*"')
         return value
-
-    @property
-    def takes_all_events(self) -> bool:
-        return "*" in self.events or "*:*" in self.events
 
 
 class SinkCommon(Section):
@@ -88,5 +83,5 @@ class SinkType:
     """One type of sink: `SINK` in its sink.py."""
 
     options: type[SinkCommon]
-    # Gives a transport, without connecting. Raises ConfigError: a secret or a certificate cannot be used.
-    build: Callable[[Any, SinkContext], Transport]  # (an instance of options, context)
+    # Gives a transport or a follower, without connecting. Raises ConfigError: a secret or a certificate cannot be used.
+    build: Callable[[Any, SinkContext], Transport | Follower]  # (an instance of options, context)

@@ -243,6 +243,7 @@ class Spool:
             self._close_reader()
             if self._writer is not None:
                 self._writer.abandon()
+                self._writer = None
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None

@@ -3,6 +3,7 @@
 The same for a segment on the disk and for a stream of records on a network.
 """
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -17,6 +18,9 @@ from .objects import build_object, parse_format, parse_object, recompress
 
 # Objects are written once a segment and read often; level 3 costs a few ms a segment.
 _OBJECT_LEVEL = 3
+
+# How long several writers are told the same of a thread.
+_THREADS_AGE_S = 0.5
 
 _RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
 
@@ -47,6 +51,50 @@ class MapSource(Protocol):
     def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
         """Gives {pid: (comm, tgid)} of those that live, from /proc as of now."""
         ...
+
+
+class SharedMaps:
+    """Names for several writers in threads of their own, from a source that is not safe to use from two at once.
+
+    Threads are looked up in /proc for all of them together: the source looks up so many in a while and no more.
+    """
+
+    def __init__(self, source: MapSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._threads: dict[int, tuple[bytes, int] | None] = {}  # {pid: as just looked up}
+        self._threads_s = float("-inf")
+
+    def format_object(self, format_id: bytes) -> bytes:
+        with self._lock:
+            return self._source.format_object(format_id)
+
+    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
+        with self._lock:
+            return self._source.symbols(addresses)
+
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        with self._lock:
+            return self._source.printk(addresses)
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        with self._lock:
+            return self._source.tgids(pids)
+
+    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
+        with self._lock:
+            return self._source.comms(pids)
+
+    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
+        with self._lock:
+            now_s = time.monotonic()
+            if now_s - self._threads_s >= _THREADS_AGE_S:
+                self._threads_s = now_s
+                self._threads.clear()
+            if new := [pid for pid in pids if pid not in self._threads]:
+                found = self._source.proc_threads(new)
+                self._threads.update((pid, found.get(pid)) for pid in new)
+            return {pid: of for pid in pids if (of := self._threads[pid]) is not None}
 
 
 class RecordWriter(ABC):

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.logs import LogCounts
-from collector.metrics import EVENT_LOOP_LAG, METRICS, PREFIX, Metrics, markdown
-from collector.snapshot import Snapshot, StreamSnapshot
+from collector.metrics import EVENT_LOOP_LAG, HISTOGRAMS, METRICS, PREFIX, Metrics, markdown
+from collector.snapshot import HistogramSnapshot, SinkSnapshot, Snapshot, StreamSnapshot
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -30,6 +30,20 @@ FULL = Snapshot(
     archive_removed_segments=3, archive_written_events=77, archive_durable_events=66, archive_pinned_bytes=1024,
     archive_waiting_bytes=512, archive_free_bytes=9999999, discarded={"suspended": 9}, interference={"tracing_on": 1},
     seconds_to_overrun={"ftrace-collector": 12.5}, stats_resets=1,
+    sinks=(
+        SinkSnapshot(
+            "aggregator", offered_events=990, replayed_events=20, filtered_events=100, queued_events=5, held_bytes=512,
+            discarded_events={"spool_full": 10, "rejected": 0}, discarded_bytes={"spool_full": 1000, "rejected": 0},
+            acked_events=800, acked_bytes=80000, spooled_events=95, held_limit_bytes=16777216, resent_events=30,
+            requests=12, retries=2, request_failures={"error": 1, "timeout": 1}, in_flight=1, connected=True,
+            last_ack_s=1700000001.5, certificate_not_after_s=1800000000.0, stalled_s=2.5, durable=True,
+            request_duration=HistogramSnapshot((0.1, 1.0), (3, 2, 1), 7.5),
+            delivery_latency=HistogramSnapshot((0.1, 1.0), (0, 4, 2), 9.0), spool_bytes=4096,
+            spool_limit_bytes=1073741824, spool_segments=2, spool_quarantined_segments=1, spool_corrupt_records=3,
+            spool_corrupt_bytes=300, spool_suspended=True, spool_fsync_duration=HistogramSnapshot((0.1,), (5, 0), 0.25),
+        ),
+        SinkSnapshot("memory only", offered_events=990, acked_events=980, queued_events=10, queued_bytes=77),
+    ),
 )  # fmt: skip
 
 
@@ -57,6 +71,10 @@ def test_a_parser_reads_every_family_back() -> None:
         assert family.documentation == spec.help
         assert family.samples
         assert all(set(s.labels) == set(spec.labels) for s in family.samples), spec.name
+    for histogram in HISTOGRAMS:
+        family = families[PREFIX + histogram.name]
+        assert (family.type, family.documentation) == ("histogram", histogram.help)
+        assert {s.labels["sink"] for s in family.samples} == {"aggregator"}
     buckets = [s for s in families[PREFIX + EVENT_LOOP_LAG.name].samples if s.name.endswith("_bucket")]
     assert [s.value for s in buckets] == [0, 1, 1, 2, 2, 2, 2, 2, 3]
 

@@ -42,13 +42,13 @@ def problems_of(text: str) -> list[str]:
 def test_a_table_becomes_the_model_of_its_type() -> None:
     config = parse(
         '[[sinks]]\ntype = "post"\naddress = "a"\n[[sinks]]\ntype = "post"\nname = "second"\naddress = "b"\n'
-        'when_full = "drop_newest"\nfilter = {cpus = "0-2", events = ["sched:*"]}\ntls = {ca_file = "ca.pem"}\n'
+        'when_full = "drop_newest"\nfilter = {cpus = "0-2", instances = ["sched*"]}\ntls = {ca_file = "ca.pem"}\n'
     )
     first, second = config.sinks
     assert first == PostOptions(type="post", address="a")
     assert isinstance(second, PostOptions)
     assert (second.title, second.when_full, second.spools) == ("second", "drop_newest", False)
-    assert second.filter == FilterOptions(cpus=(0, 1, 2), events=("sched:*",))
+    assert second.filter == FilterOptions(cpus=(0, 1, 2), instances=("sched*",))
     assert second.tls == TlsConfig(ca_file="ca.pem")
     assert isinstance(first, PostOptions)
     assert (first.title, first.when_full, first.spools) == ("post", "spool", True)
@@ -73,7 +73,7 @@ adress = "a"
 hops = 0
 
 [sinks.filter]
-events = []
+instances = []
 cpu = "1"
 
 [[sinks]]
@@ -96,7 +96,7 @@ clock = 7
         "c.toml:1: sinks[0].address: expected a value, got no such key",
         "c.toml:3: sinks[0].adress: expected a key of sinks[0], got an unknown key; did you mean address?",
         "c.toml:4: sinks[0].hops: expected at least 1, got 0",
-        'c.toml:7: sinks[0].filter.events: expected at least one pattern, such as "*", got []',
+        'c.toml:7: sinks[0].filter.instances: expected at least one pattern, such as "*", got []',
         "c.toml:8: sinks[0].filter.cpu: expected a key of sinks[0].filter, got an unknown key; did you mean cpus?",
         'c.toml:11: sinks[1].type: expected one of "post", "wire", got "fax"',
         'c.toml:13: sinks[2].type: expected one of "post", "wire", got None',

@@ -1,0 +1,62 @@
+"""From settings to sinks: a log, a runner and a route for each of [[sinks]]."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from collector.archive.records import MapSource
+from sinks import registry
+from sinks.base import SegmentContext, SinkContext, Transport
+from sinks.delivery import InThread, NetworkRunner
+from sinks.fanout import Fanout, Route
+from sinks.log import Log, MemoryLog
+from sinks.options import SinkCommon
+from sinks.runner import SinkRunner
+from sinks.spool import Spool, SpoolPolicy
+
+SPOOL_FOLDER = "spool"  # in the archive's folder: of the sinks that name none
+
+
+def assemble(
+    all_options: Sequence[object],
+    archive: SinkRunner,
+    about: SinkContext,
+    make_context: Callable[[], SegmentContext],
+    maps: MapSource,
+    make_thread: Callable[[str], InThread],
+) -> Fanout:
+    """Put the sinks beside the archive.
+
+    Args:
+      all_options: of [[sinks]], as the models of their types made them.
+      make_context: gives what a log says of its run; each log has one of its own.
+      maps: names for the blocks, safe to use from several threads.
+      make_thread: starts a thread of that name.
+    Raises:
+      ConfigError: a secret or a certificate cannot be used.
+    """
+    routes, followers = [], []
+    for options in all_options:
+        assert isinstance(options, SinkCommon)
+        made = registry.load_type(options.type).build(options, about)
+        if not isinstance(made, Transport):
+            followers.append(made)
+            continue
+        context = make_context()
+        log: Log = MemoryLog(context, maps, options.repeat_interval_s)
+        if options.spools:
+            log = Spool(spool_policy(options, about.archive), context, maps)
+        runner = NetworkRunner(made, log, options, make_thread(f"sink-{options.title}"))
+        routes.append(Route(runner, options.filter))
+    return Fanout(archive, routes, followers)
+
+
+def spool_policy(options: SinkCommon, archive: Path) -> SpoolPolicy:
+    """Where a sink's spool is and how large it gets."""
+    own = options.spool_folder
+    return SpoolPolicy(
+        folder=Path(own) if own is not None else archive / SPOOL_FOLDER / options.title,
+        max_bytes=options.spool_bytes,
+        when_full=options.when_full,
+        segment_age_s=options.repeat_interval_s,
+        sync_interval_s=options.sync_interval_s,
+    )

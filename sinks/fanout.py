@@ -1,0 +1,153 @@
+"""Several sinks at once: the archive, and those on a network, each behind a queue of its own.
+
+    put ──┬──> archive's runner
+          ├──> filter ──> log ──> receiver       a block's memory is given back when all have let go of it
+          └──> filter ──> log ──> receiver
+
+None waits for another. The one thing that they share is the memory budget: a sink with `when_full = "block"` keeps its
+part of it, and so in the end makes the daemon stop reading.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import trio
+
+from collector.batch import Note, NoteKind, SinkState
+from collector.snapshot import SinkSnapshot
+from sinks.base import Follower, Item
+from sinks.delivery import NetworkRunner
+from sinks.options import FilterOptions
+from sinks.runner import SinkRunner
+
+Release = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A network sink, and what of everything it is given."""
+
+    runner: NetworkRunner
+    filter: FilterOptions
+
+    def takes(self, instance: str, cpu: int | None) -> bool:
+        """Whether it is given anything of a stream; of an instance where cpu is None."""
+        if cpu is not None and self.filter.cpus is not None and cpu not in self.filter.cpus:
+            return False
+        return any(fnmatchcase(instance, pattern) for pattern in self.filter.instances)
+
+    def wants(self, note: Note) -> bool:
+        """Whether it is given a note."""
+        return self.takes(note.stream.instance, None if note.kind is NoteKind.CLOCK else note.stream.cpu)
+
+
+class Fanout:
+    """Where blocks and notes go.
+
+    Args:
+      archive: the runner of the file sink.
+      routes: to the other sinks.
+      followers: which bring the archive's segments somewhere.
+    """
+
+    def __init__(self, archive: SinkRunner, routes: Sequence[Route] = (), followers: Sequence[Follower] = ()) -> None:
+        self._archive = archive
+        self._routes = tuple(routes)
+        self._followers = tuple(followers)
+        self._deadline_s = math.inf
+
+    @property
+    def queued_events(self) -> int:
+        """Entries that the archive has not taken."""
+        return self._archive.queued_events
+
+    @property
+    def discarded_events(self) -> int:
+        """Entries that the archive did not take."""
+        return self._archive.discarded_events
+
+    @property
+    def state(self) -> SinkState:
+        """What the archive keeps."""
+        return self._archive.state
+
+    def sinks(self) -> tuple[SinkSnapshot, ...]:
+        """The other sinks, as they are now."""
+        return (*(route.runner.snapshot() for route in self._routes), *(f.snapshot() for f in self._followers))
+
+    def put(self, item: Item, release: Release | None = None) -> None:
+        """Queue an item for all that are given it; `release` is called when the last has let go."""
+        if isinstance(item, Note):
+            self._archive.put(item, release)
+            for route in self._routes:
+                if route.wants(item):
+                    route.runner.put(item)
+            return
+        takers = [route for route in self._routes if route.takes(item.stream.instance, item.stream.cpu)]
+        share = _Share(release, 1 + len(takers)) if release is not None and takers else release
+        self._archive.put(item, share)
+        for route in self._routes:
+            if route in takers:
+                route.runner.put(item, share)
+            else:
+                route.runner.leave_out(item.events)
+
+    async def open(self) -> None:
+        """Open the logs of the network sinks; an error here ends the daemon's start."""
+        for route in self._routes:
+            await route.runner.open()
+
+    async def run(self) -> None:
+        """Deliver until finish() was called and all is delivered, or the deadline of the network sinks is over."""
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as runners:
+                runners.start_soon(self._archive.run)
+                for route in self._routes:
+                    runners.start_soon(route.runner.run)
+                for follower in self._followers:
+                    nursery.start_soon(follower.run)
+            nursery.cancel_scope.cancel()
+
+    def finish(self, deadline_s: float) -> None:
+        """No more items will be put.
+
+        Args:
+          deadline_s: by trio's clock; the archive takes what it has whatever the time, the others leave it to the
+            next run. Can be called again with an earlier one.
+        """
+        self._deadline_s = min(self._deadline_s, deadline_s)
+        self._archive.finish()
+        for route in self._routes:
+            route.runner.finish(deadline_s)
+
+    async def close(self) -> None:
+        """Seal what is open, and let the followers have it."""
+        await self._archive.close()
+        for route in self._routes:
+            await route.runner.close()
+        with trio.move_on_at(self._deadline_s):
+            async with trio.open_nursery() as nursery:
+                for follower in self._followers:
+                    nursery.start_soon(follower.drain)
+
+    def unlock(self) -> None:
+        """Let go of the logs without waiting, whatever happened."""
+        for route in self._routes:
+            route.runner.unlock()
+
+
+class _Share:
+    """Releases a lease when all that hold a part of it have."""
+
+    __slots__ = ("_left", "_release")
+
+    def __init__(self, release: Release, holders: int) -> None:
+        self._release = release
+        self._left = holders
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._release()
