@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from collector.capture.stream import Stream
-from collector.errors import TracefsError
 from collector.ledger import IDENTITY_READ
 from collector.pipeline import Pipeline
-from collector.tracefs.guard import RING_FILE, WATCHED_FILES, Change, Guard
+from collector.tracefs.guard import FILTER, RING_FILE, TRIGGER, WATCHED_FILES, Finding, Guard
 from collector.tracefs.instance import Instance
 from collector.tracefs.snapshots import SNAPSHOT_FILE
 
@@ -39,24 +38,21 @@ class Interference:
     def __init__(self, pipeline: Pipeline, instances: Sequence[Instance], repair: Sequence[bool]) -> None:
         self._pipeline = pipeline
         self._watched = [
-            Watched(instance, Guard(instance.dir), wish) for instance, wish in zip(instances, repair, strict=True)
+            Watched(instance, Guard(instance.dir, instance.spec), wish)
+            for instance, wish in zip(instances, repair, strict=True)
         ]
-        # {file: changes}
-        self.counts: Counter[str] = Counter(dict.fromkeys((*WATCHED_FILES, SNAPSHOT_FILE, RING_FILE), 0))
+        known = (*WATCHED_FILES, FILTER, TRIGGER, SNAPSHOT_FILE, RING_FILE)
+        self.counts: Counter[str] = Counter(dict.fromkeys(known, 0))  # {file, or kind of an event's: changes}
         self._taken: dict[Stream, int] = {}  # {stream: entries of its ring that nobody here has seen}
 
     async def look(self) -> None:
         """Look at all instances, in a worker."""
         self._look_for_readers()
         for watched in self._watched:
-            try:
-                found = await self._pipeline.workers.run(partial(_look, watched))
-            except TracefsError as e:
-                logger.error("cannot undo what somebody changed", extra={"fields": {"error": str(e)}})
-                continue
-            for change, repaired in found:
-                self.counts[change.file] += 1
-                detail = f"{change}, {'written back' if repaired else 'left as it is'}"
+            for finding in await self._pipeline.workers.run(partial(_look, watched)):
+                change = finding.change
+                self.counts[change.what] += 1
+                detail = f"{change}, {'written back' if finding.repaired else 'left as it is'}"
                 for stream in self._pipeline.streams:
                     if stream.key.instance == watched.instance.spec.name:
                         self._pipeline.emit_gap(stream.key, CAUSE, None, None, detail)
@@ -64,9 +60,11 @@ class Interference:
                     "somebody else has changed our instance",
                     extra={"fields": {
                         "instance": watched.instance.spec.name, "file": change.file, "expected": change.expected[:80],
-                        "found": change.found[:80], "repaired": repaired,
+                        "found": change.found[:80], "repaired": finding.repaired,
                     }},
                 )  # fmt: skip
+                if finding.error is not None:
+                    logger.error("cannot undo what somebody changed", extra={"fields": {"error": str(finding.error)}})
 
     def _look_for_readers(self) -> None:
         """More entries left a ring than its reader has: they stay in the residual, for it may be our fault too."""
@@ -82,5 +80,5 @@ class Interference:
             self._taken[stream] = taken
 
 
-def _look(watched: Watched, _: object) -> list[tuple[Change, bool]]:
+def _look(watched: Watched, _: object) -> list[Finding]:
     return watched.guard.look(watched.repair)

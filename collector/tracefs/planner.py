@@ -344,7 +344,7 @@ def _plan_trigger_removals(spec: InstanceSpec, probe: Probe, removed: set[EventN
         wanted = {normal_trigger(trigger) for trigger in triggers}
         too_many = [line for line in present if normal_trigger(line) not in wanted]
         # The kernel lists the newest first, and a newer one may refer to an older one.
-        writes += [Write(_trigger_file(event), _untrigger(line), "append") for line in too_many]
+        writes += [Write(_trigger_file(event), untrigger(line), "append") for line in too_many]
     return writes
 
 
@@ -356,7 +356,7 @@ def _plan_triggers(spec: InstanceSpec, probe: Probe, removed: set[EventName]) ->
         for trigger in (t.strip() for t in triggers):
             if normal_trigger(trigger) not in have:
                 # A histogram holds on to its instance, and to the synthetic event that it feeds.
-                undo = (Undo(_trigger_file(event), _untrigger(trigger), "append"),)
+                undo = (Undo(_trigger_file(event), untrigger(trigger), "append"),)
                 writes.append(Write(_trigger_file(event), trigger, "append", "trigger", undo=undo))
     return writes
 
@@ -364,7 +364,7 @@ def _plan_triggers(spec: InstanceSpec, probe: Probe, removed: set[EventName]) ->
 def plan_untrigger(triggers: Mapping[EventName, tuple[str, ...]]) -> list[Undo]:
     """What removes triggers that the kernel lists; to be done from the last to the first."""
     return [
-        Undo(_trigger_file(event), _untrigger(line), "append")
+        Undo(_trigger_file(event), untrigger(line), "append")
         for event, lines in sorted(triggers.items())
         for line in reversed(lines)
     ]
@@ -374,7 +374,8 @@ def _trigger_file(event: EventName) -> str:
     return f"events/{event[0]}/{event[1]}/trigger"
 
 
-def _untrigger(line: str) -> str:
+def untrigger(line: str) -> str:
+    """The write that removes a trigger, from the line that made it or that the kernel prints."""
     return "!" + line.strip().removesuffix("[active]").strip()
 
 

@@ -36,6 +36,35 @@ def test_a_change_is_written_back_on_request(start_daemon: StartDaemon) -> None:
     assert len(read_gaps(daemon.archive, "interference")) == len(CPUS)
 
 
+FILTERED = """
+[trace]
+on_interference = "{wish}"
+filters = {{"sched:sched_kthread_stop" = "pid == 4000000"}}
+triggers = {{"sched:sched_kthread_stop" = ["stacktrace:5 if pid == 4000000"]}}
+"""
+
+
+@pytest.mark.parametrize("wish", ["record", "repair"])
+def test_a_filter_and_triggers_of_the_settings(start_daemon: StartDaemon, wish: str) -> None:
+    daemon = start_daemon(*QUIET_EVENT, config=QUICK + FILTERED.format(wish=wish)).wait_ready()
+    event = daemon.instance / "events/sched/sched_kthread_stop"
+    before = (event / "filter").read_text(), (event / "trigger").read_text()
+    assert "stacktrace" in before[1]
+    (event / "filter").write_text("0")
+    noticed(daemon, "filter")
+    with (event / "trigger").open("wb", buffering=0) as file:
+        file.write(b"!stacktrace")
+    noticed(daemon, "trigger")
+    with (event / "trigger").open("wb", buffering=0) as file:
+        file.write(b"traceon if pid == 4000000")
+    wait_until(lambda: daemon.metrics()['interference_total{what="trigger"}'] == 2, "the second trigger was noticed")
+    after = (event / "filter").read_text(), (event / "trigger").read_text()
+    assert (after == before) == (wish == "repair")
+    assert daemon.stop() == 0
+    assert len(read_gaps(daemon.archive, "interference")) == 3 * len(CPUS)
+    assert_verifies(daemon.archive)
+
+
 def test_another_clock_is_never_left(start_daemon: StartDaemon) -> None:
     """Its times would be taken for those of the clock that the archive names."""
     daemon = start_daemon(*QUIET_EVENT).wait_ready()
