@@ -204,6 +204,7 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
             start_thread,
         )
         await sink.open()
+        pipeline.archive = sink
         await fanout.open()
         pipeline.outlet = fanout
         yield pipeline
