@@ -35,11 +35,8 @@ class Daemon:
     peak_rss_bytes: int = 0  # known once it has ended
 
     def cpu_s(self) -> float:
-        """CPU seconds of all its threads, ended ones included, since its start.
-
-        The kernel's account of the process in nanoseconds; /proc/PID/stat has the same one in steps of 10 ms.
-        """
-        return time.clock_gettime(~self.process.pid << 3 | _CPUCLOCK_SCHED)
+        """CPU seconds of all its threads, ended ones included, since its start."""
+        return read_cpu_s(self.process.pid)
 
     def rss_bytes(self) -> int:
         """Resident memory now."""
@@ -64,6 +61,14 @@ class Daemon:
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode:
             raise RuntimeError(f"the daemon ended with {self.process.returncode}: {self.stderr.read_text()[-1000:]}")
+
+
+def read_cpu_s(pid: int) -> float:
+    """CPU seconds of a process that runs, its children's not included.
+
+    The kernel's account in nanoseconds; /proc/PID/stat has the same one in steps of 10 ms.
+    """
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 @contextlib.contextmanager
@@ -131,6 +136,13 @@ class Archive:
     def is_complete(self) -> bool:
         """Nothing lost, all accounted for, no damage."""
         return self.verified and self.info["residual"] == 0 and self.info["lost_events"] == 0
+
+    def describe(self) -> str:
+        """`yes`, or why it is not complete."""
+        if self.is_complete:
+            return "yes"
+        residual = "unsettled" if self.info["residual"] is None else self.info["residual"]
+        return f"lost {self.info['lost_events']}, residual {residual}, verify {'passes' if self.verified else 'fails'}"
 
 
 def read_archive(folder: Path, *, remove: bool = True) -> Archive:

@@ -18,6 +18,12 @@ from collector.decode.ring cimport (
 )
 from collector.decode.scan cimport are_equal
 
+cdef extern from *:
+    """
+    #define prefetch(p) __builtin_prefetch(p)
+    """
+    void prefetch(const void *p) noexcept nogil
+
 # Forms of a column, its first element in the block.
 cdef enum:
     FORM_CONSTANT = 0
@@ -33,6 +39,7 @@ cdef enum:
     SLOTS = 1024                  # of the hash table; a power of two, several times DICTIONARY_MOST
     KINDS = 131072                # event id and mode
     SAMPLE = 512                  # values looked at to choose between plain and difference planes
+    AHEAD = 8                     # records fetched before their turn: those of a kind lie here and there in the pages
 
 
 cdef struct Table:
@@ -461,6 +468,8 @@ cdef class Encoder:
         cdef const uint8_t *first = base + (places[0] & WHERE_MASK)
         cdef uint8_t *p
         for i in range(1, n):
+            if i + AHEAD < n:
+                prefetch(base + (places[i + AHEAD] & WHERE_MASK))
             if not are_equal(first, base + (places[i] & WHERE_MASK), width):
                 return 0
         self.put_array(2)
@@ -520,6 +529,8 @@ cdef class Encoder:
         cdef uint32_t i, word
         cdef const uint8_t *payload
         for i in range(n):
+            if i + AHEAD < n:
+                prefetch(batch.pages + (places[i + AHEAD] & WHERE_MASK) - 4)
             payload = batch.pages + (places[i] & WHERE_MASK)
             if column.cls == CLASS_TAIL:
                 self.starts[i] = column.offset
@@ -546,6 +557,10 @@ cdef class Encoder:
         cdef uint64_t *offsets = self.values
         memset(&self.table, 0, sizeof(Table))
         for i in range(n):
+            if i + AHEAD < n:
+                p = base + (places[i + AHEAD] & WHERE_MASK) + self.starts[i + AHEAD]
+                prefetch(p)
+                prefetch(p + 64)
             place = (places[i] & WHERE_MASK) + self.starts[i]
             p = base + place
             size = self.lengths[i]

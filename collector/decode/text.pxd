@@ -7,7 +7,7 @@ from collector.decode.text_forms cimport Head, Seen
 from collector.decode.text_plan cimport Name, TextPlan
 
 cdef enum:
-    FOLLOWS = 256             # a power of two
+    FOLLOWS = 1024            # a power of two
 
 
 cdef class TextBatch(Batch):
@@ -18,8 +18,8 @@ cdef class TextBatch(Batch):
     cdef Head ahead           # of the line at ahead_at
     cdef int ahead_kind
     cdef uint32_t ahead_at    # NOT_AHEAD: no line was looked at
-    cdef uint32_t last_name   # event id of the last entry that had a name
-    cdef Name *follows[FOLLOWS]   # by the id before it, less its upper bits: the name that came last
+    cdef uint32_t recent      # ids of the last few names, each over the one before
+    cdef Name *follows[FOLLOWS]   # {recent, less its upper bits: the name that came then}
     cdef uint64_t last_time   # of a line that had one: for those that have none
     # What the last parse stopped at, for UNKNOWN: an id without a plan, or a name without an id.
     cdef uint32_t miss_id, miss_key, miss_size

@@ -244,7 +244,7 @@ cdef class TextBatch(Batch):
         cdef const uint8_t *text = body
         cdef uint32_t has = head.has | C_HAS_COMM | (C_HAS_CPU if self.text_plan.form.whole else 0)
         cdef uint32_t size, key
-        cdef Name *name = self.follows[self.last_name & (FOLLOWS - 1)]
+        cdef Name *name = self.follows[self.recent & (FOLLOWS - 1)]
         # Names come in the order in which the load makes them: most often the one that came here the last time.
         if (name != NULL and name.key == (C_KIND_NAMED | has) and are_equal(name.text, body, name.size)
                 and body[name.size] == c':' and (body[name.size + 1] == c' ' or body[name.size + 1] == c'\n')):
@@ -267,7 +267,7 @@ cdef class TextBatch(Batch):
         if key != NO_KEY:
             name = self.text_plan.find(body, size, key)
             if name != NULL:
-                self.follows[self.last_name & (FOLLOWS - 1)] = name
+                self.follows[self.recent & (FOLLOWS - 1)] = name
                 return self.put_named(name, head, text, end)
             if self.text_plan.n_names < NAMES_MOST:
                 self.miss_name = body
@@ -284,7 +284,7 @@ cdef class TextBatch(Batch):
             end[0] = find_context(text, end[0], &self.seen)
         status = self.put(name, head, text, end[0])
         if status == S_OK:
-            self.last_name = name.event_id
+            self.recent = self.recent << 3 ^ name.event_id
         return status
 
     cdef int put_graph(self, const uint8_t *start, const uint8_t *stop) noexcept nogil:
