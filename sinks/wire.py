@@ -17,7 +17,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-from collector.archive.bodies import parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
+from collector.archive.bodies import parse_block, parse_coverage, parse_gap, parse_header, parse_sample
 from collector.archive.fields import Fields, pack, unpack
 from collector.archive.frame import HEAD_BYTES, MARK, MAX_BODY_BYTES, TAIL_BYTES, Kind, build_record, read_record
 from collector.archive.objects import parse_object
@@ -198,9 +198,7 @@ def parse_parcel(record: WireRecord) -> Parcel:
         case Kind.SAMPLE:
             sample = parse_sample(body)
             return Parcel(Kind.SAMPLE, body, sample.run, StreamKey(sample.run, *sample.stream))
-        case Kind.FOOTER:
-            return Parcel(Kind.FOOTER, body, parse_footer(body).run)
-    raise StreamError("a record that does not belong here", expected="kinds 1 to 7", got=str(record.kind))
+    raise StreamError("a record that does not belong here", expected="kinds 1 to 6", got=str(record.kind))
 
 
 def _control(record: WireRecord, kind: Message) -> Fields:

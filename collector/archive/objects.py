@@ -25,6 +25,8 @@ COMPRESS_ABOVE_BYTES = 200
 # frame can make a reader allocate.
 MAX_OBJECT_BYTES = 32 * 1024 * 1024
 
+END = "end"  # type of the object that ends a run in a stream
+
 INT, CHARS, DATA_LOC, REL_LOC, TAIL = "int", "chars", "data_loc", "rel_loc", "tail"
 VARIABLE = frozenset((DATA_LOC, REL_LOC, TAIL))
 _CLASSES = VARIABLE | {INT, CHARS}

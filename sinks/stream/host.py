@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collector.archive.bodies import Header, parse_block, parse_footer, parse_header
+from collector.archive.bodies import Header, parse_block, parse_header
 from collector.archive.fields import unpack
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
-from collector.archive.objects import parse_format, parse_object
+from collector.archive.objects import END, parse_format, parse_object
 from collector.archive.reader import open_segment
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SUFFIX, SegmentWriter, disk_error
@@ -138,9 +138,6 @@ class HostArchive:
         if parcel.kind == Kind.OBJECT:
             self._take_object(parcel.body)
             return
-        if parcel.kind == Kind.FOOTER:
-            self._end(parcel)
-            return
         if parcel.run != self._header.run or parcel.stream is None:
             raise SegmentError("a record of another run than the header's", got=parcel.run.hex())
         if parcel.kind == Kind.BLOCK:
@@ -166,14 +163,6 @@ class HostArchive:
         self._objects.clear()
         self._names_bytes = 0
 
-    def _end(self, parcel: Parcel) -> None:
-        """A footer: of it only whether the run is over counts, for these segments have their own."""
-        footer = parse_footer(parcel.body)
-        if self._header is not None and footer.run == self._header.run and footer.last:
-            self._samples.update({of.stream: build_totals(of.closing) for of in footer.streams})
-            self._ready()
-            self._seal("shutdown", last=True)
-
     def _read_earlier(self, run: bytes) -> None:
         """What the folder has of a run already: block numbers, and the totals to go on from."""
         for path in [path for path in self._sizes if f"Z-{run.hex()[:8]}-" in path.name]:
@@ -191,6 +180,10 @@ class HostArchive:
 
     def _take_object(self, body: bytes) -> None:
         stored = parse_object(body)
+        if stored.type == END:
+            self._ready()
+            self._seal("shutdown", last=True)
+            return
         known = self._formats if stored.type == "format" else self._objects
         if stored.id not in known:
             self._names_bytes += len(body)

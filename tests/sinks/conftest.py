@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from collector.archive.frame import Kind, Record
+from collector.archive.objects import END, build_object
 from collector.archive.reader import list_segments, open_segment
 from collector.cli import main
 from sinks.base import Parcel
@@ -32,6 +33,7 @@ def parcels(archive: Path) -> list[Parcel]:
         with open_segment(path) as segment:
             for record in segment.records():
                 assert isinstance(record, Record)
-                if record.kind <= Kind.FOOTER:
+                if record.kind <= Kind.SAMPLE:
                     found.append(parse_parcel(record))
-    return found
+    run = found[0].run
+    return [*found, Parcel(Kind.OBJECT, build_object(END, {"run": run})[1], run)]
