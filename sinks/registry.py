@@ -16,6 +16,7 @@ def _from(module: str) -> Loader:
 
 # {type in the configuration: imports it}
 LOADERS: Mapping[str, Loader] = {
+    "forward": _from("sinks.forward.sink"),
     "kafka": _from("sinks.kafka.sink"),
     "stream": _from("sinks.stream.sink"),
     "tap": _from("sinks.tap.sink"),

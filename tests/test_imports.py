@@ -25,7 +25,7 @@ PURE = {
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
     "sinks.retry",
-    "sinks.forward.protocol", "sinks.forward.records",
+    "sinks.forward.chunks", "sinks.forward.protocol", "sinks.forward.records",
     "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}

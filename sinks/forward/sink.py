@@ -1,0 +1,331 @@
+"""Sends entries, or blocks as they are, to Fluentd, Fluent Bit, Vector or the OpenTelemetry Collector.
+
+One connection at a time, to one of the servers; several chunks are on their way at once. What is not acknowledged when
+a connection ends is not delivered: the runner sends it again. See docs/forward.md.
+"""
+
+import base64
+import logging
+import random
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Annotated, Literal
+
+import trio
+from pydantic import Field, field_validator, model_validator
+
+from collector.batch import Delivery
+from collector.config_types import KIB, MIB, Section
+from collector.errors import SegmentError
+from sinks.base import Parcel, SinkContext, TransportState
+from sinks.forward.chunks import BlockBuilder, Builder, build_parcel_row, gather
+from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
+from sinks.forward.protocol import Credentials, build_chunk, compress_entries
+from sinks.forward.records import RecordBuilder, Rows
+from sinks.options import Seconds, SinkCommon, SinkType
+from sinks.retry import Backoff
+from sinks.secrets import Secret, read_secret
+from sinks.tls import TlsConfig, build_context
+
+logger = logging.getLogger(__name__)
+
+JITTER = 0.5
+# Bodies of one batch: a compressed block makes rows of ten to a hundred times its size.
+RECORDS_BATCH_BYTES = 256 * KIB
+BLOCKS_BATCH_BYTES = MIB
+
+
+class ServerOptions(Section):
+    """One server."""
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 24224
+    path: str | None = None  # of a unix socket, instead of host and port
+    weight: Annotated[int, Field(ge=0, le=1000)] = 1  # how often it is chosen; 0: only when no other answers
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "ServerOptions":
+        if bool(self.host) == bool(self.path):
+            raise ValueError("either host or path")
+        return self
+
+
+class ForwardOptions(SinkCommon):
+    """Servers that speak Fluent Forward v1."""
+
+    type: Literal["forward"]
+    servers: Annotated[tuple[ServerOptions, ...], Field(strict=False, min_length=1)]
+    tag: str = "ftrace"
+    payload: Literal["records", "blocks"] = "records"  # a record per entry, or the archive's blocks as they are
+    compress: Literal["gzip", "none"] = "gzip"
+    gzip_level: Annotated[int, Field(ge=1, le=9)] = 1
+    # Before compression, unless one record is larger.
+    chunk_bytes: Annotated[int, Field(ge=64 * KIB, le=64 * MIB)] = MIB
+    shared_key: Secret | None = None
+    user: str | None = None
+    password: Secret | None = None
+    client_host: str | None = None  # our name in the handshake, another one than the server's; None: the host name
+    tls: TlsConfig | None = None  # None: without
+    connect_timeout_s: Seconds = 10.0  # with the handshake; an acknowledgement has request_timeout_s
+    # A connection is replaced when it is so old, so that the weights hold and a server that was away is found again.
+    keepalive_s: Annotated[float, Field(ge=0, le=86400)] = 600.0  # 0: never
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 4  # batches that were not acknowledged yet
+
+    @field_validator("tag")
+    @classmethod
+    def _tag_is_one(cls, value: str) -> str:
+        if not value or len(value) > 256 or not value.isprintable():
+            raise ValueError("a tag such as ftrace or kernel.ftrace")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "ForwardOptions":
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password together")
+        if self.user is not None and self.shared_key is None:
+            raise ValueError("a shared_key where there is a user: it is part of the same handshake")
+        if self.tls is not None and any(server.path for server in self.servers):
+            raise ValueError("no tls over a unix socket")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A chunk on its way, and on which connection."""
+
+    connection: Connection
+    chunk: SentChunk
+
+
+class ForwardTransport:
+    """One or several servers of the same data, of which one is used at a time.
+
+    Args:
+      tls: None: without.
+      credentials: None: there is no handshake.
+      rng: gives numbers from 0 to below 1: which server, and how long to wait.
+    """
+
+    def __init__(
+        self,
+        options: ForwardOptions,
+        tls: ssl.SSLContext | None,
+        credentials: Credentials | None,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = options.title
+        self.state = TransportState()
+        self.max_in_flight = options.max_in_flight
+        self._options = options
+        self._tls, self._credentials, self._rng = tls, credentials, rng
+        self._server_name = options.tls.server_name if options.tls is not None else None
+        self._addresses = [Address(s.host or "", s.port, s.path or "", s.weight) for s in options.servers]
+        self._failed_last: Address | None = None
+        self._blocks = BlockBuilder() if options.payload == "blocks" else None
+        self._builder: Builder = self._blocks or RecordBuilder(options.chunk_bytes)
+        self.batch_bytes = BLOCKS_BATCH_BYTES if self._blocks is not None else RECORDS_BATCH_BYTES
+        self._taught: Address | None = None  # the server that has this epoch's beginning
+        self._turn = trio.StrictFIFOLock()  # chunks go out in the order of the calls
+        self._connection: Connection | None = None
+        self._changed = trio.Event()  # a connection is there, or another try has failed
+        self._wanted = trio.Event()  # somebody has something to send
+        self._failures = 0  # who began before the last one must not overtake what failed with it
+        self._thread = trio.CapacityLimiter(1)
+
+    # ---- connections
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold a connection until cancelled."""
+        task_status.started()
+        options = self._options
+        backoff = Backoff(options.retry_first_s, options.retry_max_s, JITTER, self._rng)
+        while True:
+            connection = await self._connect_any()
+            if connection is not None:
+                await self._use(connection)
+                if connection.acked:
+                    backoff.reset()
+                    continue
+            self._wanted = trio.Event()
+            with trio.move_on_after(backoff.next_s()):
+                await self._wanted.wait()
+
+    async def _connect_any(self) -> Connection | None:
+        """The first server that takes us, in an order of chance and weights; None: none does."""
+        for address in self._in_order():
+            try:
+                return await connect(
+                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s
+                )
+            except ConnectionFailed as e:
+                self._failed_last = address
+                self._note(str(e))
+        self._fail()
+        return None
+
+    def _in_order(self) -> list[Address]:
+        """All servers: by chance, a larger weight sooner; then those without weight; then the one that failed last."""
+
+        def place(address: Address) -> tuple[bool, bool, float]:
+            chance = self._rng() ** (1 / address.weight) if address.weight else self._rng()
+            return address == self._failed_last, address.weight == 0, -chance
+
+        return sorted(self._addresses, key=place)
+
+    async def _use(self, connection: Connection) -> None:
+        """Send on a connection until it ends."""
+        self._connection = connection
+        # What was wrong stays to be seen until something has come through.
+        self.state = TransportState(True, self.state.last_error, connection.certificate_not_after_s)
+        self._wake()
+        try:
+            await connection.serve()
+        except ConnectionFailed as e:
+            self._failed_last = connection.address
+            self._note(str(e))
+            self._fail()
+        finally:
+            self._connection = None
+            self.state = replace(self.state, connected=False)
+
+    async def _usable(self, deadline_s: float) -> Connection:
+        """The connection; waits for one.
+
+        Raises:
+          ConnectionFailed: there is none, and another try has failed or takes too long.
+        """
+        failures = self._failures
+        self._wanted.set()
+        while True:
+            connection = self._connection
+            if connection is not None and connection.is_usable:
+                if not self._is_old(connection):
+                    return connection
+                connection.retire()
+            with trio.move_on_at(deadline_s) as scope:
+                await self._changed.wait()
+            if scope.cancelled_caught or failures != self._failures:
+                raise ConnectionFailed(self.state.last_error or "no connection in time")
+
+    def _is_old(self, connection: Connection) -> bool:
+        age_s = trio.current_time() - connection.opened_s
+        return 0 < self._options.keepalive_s <= age_s and len(self._addresses) > 1
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        self._wake()
+
+    def _note(self, why: str) -> None:
+        if why != self.state.last_error:
+            logger.info("a server of a sink", extra={"fields": {"sink": self.name, "why": why}})
+        self.state = replace(self.state, last_error=why)
+
+    # ---- deliveries
+
+    async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
+        """Send them, and wait until the server has acknowledged all."""
+        answer = Delivery.ERRORED
+        failures = self._failures
+        timeout_s = self._options.request_timeout_s
+        deadline_s = trio.current_time() + timeout_s
+        try:
+            try:
+                with trio.fail_at(deadline_s):
+                    await self._turn.acquire()
+            except trio.TooSlowError:
+                raise ConnectionFailed(f"those before it were not sent within {timeout_s:g} s") from None
+            try:
+                sent = await self._send(parcels, failures, deadline_s)
+            finally:
+                self._turn.release()
+            await _wait_acked(sent, timeout_s)
+            answer = Delivery.DELIVERED
+            self.state = replace(self.state, last_error=None)
+        except ConnectionFailed as e:
+            self._note(str(e))
+        except SegmentError as e:
+            self._note(f"a block cannot be made into records: {e}")
+            answer = Delivery.REJECTED
+        finally:
+            if answer is not Delivery.DELIVERED:
+                self._failures += 1
+        return answer
+
+    async def _send(self, parcels: Sequence[Parcel], failures: int, deadline_s: float) -> list[_Sent]:
+        """Put chunks on the wire; gives them.
+
+        Raises:
+          ConnectionFailed: one did not go out, or something before them has failed.
+          SegmentError: a parcel cannot be read.
+        """
+        sent: list[_Sent] = []
+        now_ns = time.time_ns()
+        beginning = self._blocks.preamble if self._blocks is not None else ()
+        rows = chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels)
+        chunks = gather(rows, self._options.chunk_bytes)
+        while (chunk := await self._next(chunks)) is not None:
+            connection = await self._usable(deadline_s)
+            if failures != self._failures:
+                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
+            if connection.address != self._taught:
+                again = gather((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
+                while (part := await self._next(again)) is not None:
+                    sent.append(_Sent(connection, await connection.send(*part, deadline_s)))
+                self._taught = connection.address
+            sent.append(_Sent(connection, await connection.send(*chunk, deadline_s)))
+            if not connection.stays:
+                connection.retire()
+        return sent
+
+    async def _next(self, chunks: Iterator[Rows]) -> tuple[str, bytes] | None:
+        """(name, message) of the next chunk, None behind the last; made in a thread, for it takes some milliseconds."""
+
+        def make() -> tuple[str, bytes] | None:
+            rows = next(chunks, None)
+            return None if rows is None else self._pack(rows)
+
+        return await trio.to_thread.run_sync(make, limiter=self._thread)
+
+    def _pack(self, rows: Rows) -> tuple[str, bytes]:
+        options = self._options
+        name = base64.b64encode(secrets.token_bytes(16)).decode()
+        is_gzip = options.compress == "gzip"
+        entries = compress_entries(rows.data, options.gzip_level) if is_gzip else rows.data
+        return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
+
+
+async def _wait_acked(sent: Sequence[_Sent], timeout_s: float) -> None:
+    """Wait until all are acknowledged.
+
+    Raises:
+      ConnectionFailed: one was not.
+    """
+    with trio.move_on_after(timeout_s):
+        for one in sent:
+            await one.chunk.done.wait()
+    for one in sent:
+        if not one.chunk.is_acked:
+            raise one.connection.fail(f"no acknowledgement within {timeout_s:g} s")
+
+
+def _build(options: ForwardOptions, context: SinkContext) -> ForwardTransport:
+    credentials = None
+    if options.shared_key is not None:
+        credentials = Credentials(
+            options.client_host or context.host,
+            read_secret(options.shared_key).encode(),
+            options.user or "",
+            "" if options.password is None else read_secret(options.password),
+        )
+    return ForwardTransport(options, None if options.tls is None else build_context(options.tls), credentials)
+
+
+SINK = SinkType(ForwardOptions, _build)

@@ -1,0 +1,210 @@
+"""Several chunks and several servers: order, acknowledgements in any order, failover, weights, replaced connections."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import msgpack
+import pytest
+import trio
+
+from collector.archive.frame import Kind
+from collector.batch import Delivery
+from collector.errors import ConfigError
+from sinks.base import Parcel, SinkContext
+from sinks.forward.sink import SINK, ForwardOptions
+from tests.sinks.forward.rig import Server, bring, descriptors, in_batches, make, running
+
+
+def ordinals(server: Server) -> list[tuple[int, int]]:
+    return [(record["cpu"], record["ordinal"]) for _, record in server.rows]
+
+
+def expected(parcels: list[Parcel]) -> list[tuple[int, int]]:
+    """(cpu, ordinal) of all entries."""
+    out, seen = [], Counter[int]()
+    for parcel in parcels:
+        if parcel.stream is not None and parcel.kind == Kind.BLOCK:
+            out += [(parcel.stream.cpu, seen[parcel.stream.cpu] + at) for at in range(parcel.events)]
+            seen[parcel.stream.cpu] += parcel.events
+    return out
+
+
+async def test_batches_are_on_their_way_at_once_and_acknowledged_in_any_order(
+    parcels: list[Parcel], nursery: trio.Nursery
+) -> None:
+    server = Server()
+    server.holds = True
+    await nursery.start(server.run)
+    answers: dict[int, Delivery] = {}
+    batches = [list(batch) for batch in in_batches(parcels, 12)]
+
+    async with running(make(server.port)) as transport:
+
+        async def deliver(number: int) -> None:
+            answers[number] = await transport.deliver(batches[number])
+
+        async with trio.open_nursery() as inner:
+            for number in range(len(batches)):
+                inner.start_soon(deliver, number)
+                await trio.testing.wait_all_tasks_blocked()
+            await server.wait_for_chunks(sum(any(p.events for p in batch) for batch in batches))
+            assert all(not any(p.events for p in batches[number]) for number in answers)
+            random.Random(3).shuffle(server.held)
+            for stream, name in server.held:
+                await stream.send_all(msgpack.packb({"ack": name}))
+        assert set(answers.values()) == {Delivery.DELIVERED}
+        assert len(answers) == len(batches)
+    assert ordinals(server) == expected(parcels)
+
+
+async def test_batches_go_out_in_the_order_of_the_calls(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    server = Server()
+    await nursery.start(server.run)
+    async with running(make(server.port, chunk_bytes=65536)) as transport, trio.open_nursery() as inner:
+        for batch in in_batches(parcels, 1):
+            inner.start_soon(bring, transport, [batch])
+            await trio.testing.wait_all_tasks_blocked()
+    assert ordinals(server) == expected(parcels)
+
+
+async def test_a_batch_larger_than_a_chunk_is_several(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    server = Server()
+    await nursery.start(server.run)
+    async with running(make(server.port, chunk_bytes=65536, compress="none")) as transport:
+        blocks = [p for p in parcels if p.kind == Kind.BLOCK]
+        many = [*[p for p in parcels if p.kind != Kind.BLOCK], *blocks * 20]
+        assert await transport.deliver(many) is Delivery.DELIVERED
+    assert len(server.chunks) > 5
+    assert len(server.rows) == 20 * 200
+    assert len({chunk.name for chunk in server.chunks}) == len(server.chunks)
+
+
+async def test_what_was_not_acknowledged_goes_to_another_server(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, second = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    servers = [{"host": "127.0.0.1", "port": first.port}, {"host": "127.0.0.1", "port": second.port, "weight": 0}]
+    batches = in_batches(parcels, 4)
+    async with running(make(servers=servers)) as transport:
+        await bring(transport, batches[:3])
+        assert second.connections == 0
+        first.handler = refuse
+        first.holds = True
+        half = len(first.chunks)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(bring, transport, batches[3:])
+            await first.wait_for_chunks(half + 1)
+            for stream, _ in first.held:
+                await stream.aclose()
+    assert second.connections > 0
+    got = ordinals(first) + ordinals(second)
+    assert set(got) == set(expected(parcels))
+    assert list(dict.fromkeys(got)) == expected(parcels)
+
+
+async def refuse(server: Server, stream: object, connection: int) -> None:
+    """Ends each connection at once."""
+
+
+async def test_a_server_that_is_new_to_an_epoch_is_told_its_beginning(
+    parcels: list[Parcel], nursery: trio.Nursery
+) -> None:
+    first, second = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    servers = [{"host": "127.0.0.1", "port": first.port}, {"host": "127.0.0.1", "port": second.port, "weight": 0}]
+    batches = in_batches(parcels, 4)
+    async with running(make(servers=servers, payload="blocks")) as transport:
+        await bring(transport, batches[:3])
+        first.handler = refuse
+        first.holds = True
+        async with trio.open_nursery() as inner:
+            inner.start_soon(bring, transport, batches[3:])
+            with trio.fail_after(10):
+                while not first.held:
+                    await first.more.wait()
+            for stream, _ in first.held:
+                await stream.aclose()
+    kinds = [record["kind"] for _, record in second.rows]
+    assert kinds[0] == "header"
+    formats = {record["body"] for _, record in second.rows if record["kind"] == "object"}
+    assert {p.body for p in parcels[:3] if p.kind == Kind.OBJECT} <= formats
+    assert kinds.index("object") < kinds.index("block")
+
+
+@pytest.mark.parametrize("weights", [(1, 3), (1, 0), (5, 5)])
+def test_servers_are_chosen_by_weight(weights: tuple[int, int]) -> None:
+    servers = [{"host": "a", "weight": weights[0]}, {"host": "b", "weight": weights[1]}]
+    options = ForwardOptions.model_validate({"type": "forward", "servers": servers})
+    transport = SINK.build(options, SinkContext("h", "1"))
+    transport._rng = random.Random(5).random  # type: ignore[attr-defined]
+    first = Counter(transport._in_order()[0].host for _ in range(4000))  # type: ignore[attr-defined]
+    assert abs(first["a"] / 4000 - weights[0] / sum(weights)) < 0.03
+
+
+async def test_an_old_connection_is_replaced_without_losing_a_batch(
+    parcels: list[Parcel], nursery: trio.Nursery
+) -> None:
+    first, second = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    async with running(make(first.port, second.port, keepalive_s=0.001)) as transport:
+        for batch in in_batches(parcels, 2):
+            assert await transport.deliver(batch) is Delivery.DELIVERED
+            await trio.sleep(0.002)
+    assert first.connections + second.connections > 3
+    assert sorted(ordinals(first) + ordinals(second)) == sorted(expected(parcels))
+
+
+async def test_a_server_that_takes_one_chunk_a_connection(
+    parcels: list[Parcel], nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("key")
+    server = Server(shared_key=b"key", keepalive=False)
+    await nursery.start(server.run)
+    async with running(make(server.port, shared_key={"file": str(key)})) as transport:
+        for batch in in_batches(parcels, 6):
+            assert await transport.deliver(batch) is Delivery.DELIVERED
+    assert len({chunk.connection for chunk in server.chunks}) == len(server.chunks) > 1
+    assert ordinals(server) == expected(parcels)
+
+
+async def test_a_thousand_connections_leave_nothing_behind(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    async def one_chunk(server: Server, stream: trio.SocketStream, connection: int) -> None:
+        """Takes a chunk, acknowledges it, and goes."""
+        unpacker = msgpack.Unpacker(max_buffer_size=1 << 26)
+        while not (found := list(unpacker)):
+            unpacker.feed(bytes(await stream.receive_some(65536)) or b"\xc1")
+        await server.take(stream, connection, *found[0])
+
+    server = Server(one_chunk)  # type: ignore[arg-type]
+    await nursery.start(server.run)
+    small = [p for p in parcels if p.kind != Kind.BLOCK] + [next(p for p in parcels if p.kind == Kind.BLOCK)]
+    async with running(make(server.port)) as transport:
+        await bring(transport, [small] * 50)
+        before = descriptors()
+        while server.connections < 1000:
+            await bring(transport, [small])
+            server.chunks.clear()
+        assert descriptors() <= before + 2
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    host = [{"host": "h"}]
+    for wrong in (
+        {"servers": []}, {"servers": [{}]}, {"servers": [{"host": "h", "path": "/p"}]}, {"servers": [{"host": ""}]},
+        {"servers": host, "user": "u"}, {"servers": host, "tag": ""},
+        {"servers": host, "user": "u", "password": {"file": "f"}},
+        {"servers": [{"path": "/p"}], "tls": {}}, {"servers": host, "gzip_level": 0},
+        {"servers": host, "shared_key": "k"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="validation error"):
+            ForwardOptions.model_validate({"type": "forward", **wrong})
+
+
+def test_a_secret_that_cannot_be_read_ends_the_start(tmp_path: Path) -> None:
+    options = {"type": "forward", "servers": [{"host": "h"}], "shared_key": {"file": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match="none"):
+        SINK.build(ForwardOptions.model_validate(options), SinkContext("h", "1"))
