@@ -63,6 +63,7 @@ class NoteKind(enum.Enum):
     COVERAGE = "coverage"  # from when to when a stream was observed
     SAMPLE = "sample"  # a look at the ledger
     CLOCK = "clock"  # the trace clock beside the wall clock
+    REPORT = "report"  # the kernel's text of a new maximum
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -194,6 +194,9 @@ def build_parser() -> argparse.ArgumentParser:
                       help="fields: name=value; json: one object a line")  # fmt: skip
     show.add_argument("--time", choices=["trace", "wall", "both"], default="trace",
                       help="trace: of the trace clock; wall: date and time, in UTC; json always has ts_ns")  # fmt: skip
+    show.add_argument("--reports", action="store_true",
+                      help="print the kernel's reports of largest latencies and deepest stacks instead")  # fmt: skip
+    show.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     show.set_defaults(function=_show)
 
     version = commands.add_parser("version", help="print the versions")
@@ -419,6 +422,13 @@ def _tap(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.reports:
+        from collector.view.reports import show_reports
+
+        damaged = show_reports(args.paths, sys.stdout, args.format)
+        for damage in damaged:
+            print(f"damaged: {damage}", file=sys.stderr)
+        return EXIT_FAILURE if damaged else EXIT_OK
     from collector.view.show import show_paths
 
     shown = show_paths(

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from collector.capture.flight import SnapshotSource
+from collector.capture.reports import build_watches, look_at_all
 from collector.capture.stream import Stream
 from collector.config import Config
 from collector.errors import TracefsError
@@ -61,6 +62,7 @@ class Service:
         self._output = output
         self._signals = signals
         self._interference = interference
+        self._watches = build_watches(instances)
         self._notifier = Notifier()
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
@@ -86,6 +88,8 @@ class Service:
                         nursery.start_soon(self._tick)
                         nursery.start_soon(self._feed_watchdog)
                         readers.start_soon(self._look_after_instances)
+                        if self._watches:
+                            readers.start_soon(self._watch_reports)
                         for source in pipeline.sources:
                             if isinstance(source, SnapshotSource) and source.interval_s is not None:
                                 readers.start_soon(self._take_snapshots, source, source.interval_s)
@@ -96,6 +100,7 @@ class Service:
                         readers.cancel_scope.cancel()
                     deadline_s = trio.current_time() + self.config.shutdown_timeout_s
                     complete = await self._drain()
+                    await self._look_for_reports()
                     self._drained = True
                     pipeline.outlet.finish(-math.inf if self._forced.cancel_called else deadline_s)
                 await pipeline.outlet.close()
@@ -227,6 +232,23 @@ class Service:
         while True:
             await trio.sleep(self.config.capture.stats_interval_s)
             await self._interference.look()
+
+    async def _watch_reports(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            await self._look_for_reports()
+
+    async def _look_for_reports(self) -> None:
+        try:
+            reports = await self.pipeline.workers.run(lambda _: look_at_all(self._watches))
+        except TracefsError as e:
+            logger.error("a report cannot be read", extra={"fields": {"error": str(e)}})
+            return
+        for report in reports:
+            self.pipeline.outlet.put(report.note(self.pipeline.run))
+            logger.info("a new maximum", extra={"fields": {
+                "instance": report.instance, "tracer": report.tracer, report.kind: f"{report.value} {report.unit}",
+            }})  # fmt: skip
 
     async def _take_snapshots(self, source: SnapshotSource, interval_s: float) -> None:
         while True:

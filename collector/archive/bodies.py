@@ -50,7 +50,7 @@ class Header:
     streams: tuple[StreamId, ...]
     bases: dict[StreamId, KernelBase]  # the kernel's counters when the run began, where they are stored
     opening: dict[StreamId, Totals]
-    recorders: frozenset[str] = frozenset()  # instances whose kernel's counts are known at the end alone
+    recorders: frozenset[str] = frozenset()  # instances whose kernel's counts are known at the end alone, or never
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def parse_header(body: Bytes) -> Header:
         of = top.fields("instances").fields(name)
         for cpu, *counts in of.rows("base", int, int, int, int, int) if of.has("base") else ():
             bases[(str(name), cpu)] = KernelBase(*counts)
-        if of.has("read") and of.text("read") == "snapshot":
+        if of.has("kernel_counts") or (of.has("read") and of.text("read") == "snapshot"):
             recorders.add(str(name))
         clocks[str(name)] = Clock(of.text("clock"), of.text("clock_unit"))
     streams = tuple((str(name), int(cpu)) for name, cpu in top.rows("streams", str, int))

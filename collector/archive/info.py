@@ -101,7 +101,8 @@ class _Run:
     id: bytes
     streams: dict[StreamId, _Stream] = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
-    recorders: set[str] = field(default_factory=set)  # instances that were read as snapshots
+    recorders: set[str] = field(default_factory=set)  # instances whose kernel's counts are not known all the time
+    reports: int = 0
     segments: int = 0
     host: str = ""
     kernel: str = ""
@@ -158,6 +159,7 @@ def _add_segment(segment: Segment, run: _Run, damaged: list[str]) -> None:
                 _note_crash(run, gap)
         run.sealed_ns = segment.footer.sealed_ns
         run.ended = segment.footer.reason if segment.footer.last or segment.footer.reason == "recovered" else "open"
+    run.reports += sum(1 for type_name in segment.object_types() if type_name == "report")
     if not run.wall_offset_ns:
         for _, stored in segment.objects():
             if stored.type == "clock":
@@ -251,6 +253,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
         "residual": None if open_ended or None in residuals or damaged else sum(residuals),
         "left_in_kernel": sums["left_in_kernel"],
         "crash_lost_events": sums["crash_lost_events"],
+        "reports": sum(run.reports for run in runs),
         "segments": segments,
         "blocks": sums["blocks"],
         "archive_bytes": archive_bytes,
@@ -279,6 +282,7 @@ def _run_summary(run: _Run) -> dict[str, Any]:
         "sealed_ns": run.sealed_ns,
         "ended": run.ended,
         "wall_offset_ns": run.wall_offset_ns,
+        "reports": run.reports,
     }
 
 
@@ -292,6 +296,7 @@ def format_table(summary: dict[str, Any]) -> str:
         *([f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
           if summary["crash_lost_events"] else []),
         f"residual     {'unsettled' if residual is None else residual}",
+        *([f"reports      {summary['reports']}, `show --reports` prints them"] if summary["reports"] else []),
         f"segments     {summary['segments']}, {format_size(archive_bytes)}"
         + (f", {archive_bytes / events:.2f} bytes an event" if events else "")
         + (f", from {format_size(summary['raw_bytes'])} in the kernel's pages" if summary["raw_bytes"] else ""),

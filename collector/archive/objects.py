@@ -104,6 +104,19 @@ class ClockPair:
     error_ns: int  # how far apart the readings may be
 
 
+@dataclass(frozen=True, slots=True)
+class ReportObject:
+    """What the kernel said of a new maximum."""
+
+    instance: str
+    kind: str  # latency, stack
+    tracer: str
+    value: int
+    unit: str  # us, bytes
+    realtime_ns: int  # when it was found
+    text: str
+
+
 def object_id(kind: str, data: bytes) -> bytes:
     return hashlib.sha256(kind.encode() + b"\0" + data).digest()[:8]
 
@@ -239,4 +252,22 @@ def parse_clock(found: StoredObject) -> ClockPair:
         top.integer("boottime_ns"),
         top.integer("monotonic_ns"),
         top.integer("error_ns"),
+    )
+
+
+def parse_report(found: StoredObject) -> ReportObject:
+    """Gives what a report object holds.
+
+    Raises:
+      SegmentError: a key is missing or has the wrong type.
+    """
+    top = Fields(found.value, "report object")
+    return ReportObject(
+        top.text("instance"),
+        top.text("kind"),
+        top.text("tracer"),
+        top.integer("value"),
+        top.text("unit"),
+        top.integer("realtime_ns"),
+        top.text("text"),
     )

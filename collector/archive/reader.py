@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ArchiveError, SegmentError, UsageError
 from .bodies import Footer, GapBody, Header, IndexEntry, parse_block, parse_footer, parse_gap, parse_header
+from .fields import Fields, unpack
 from .frame import TRAILER_BYTES, Damage, Kind, Record, parse_trailer, read_record, scan
 from .objects import FormatObject, StoredObject, parse_format, parse_object
 from .segment import PART_SUFFIX, SUFFIX
@@ -158,6 +159,14 @@ class Segment:
                 yield record.offset, parse_object(record.body)
             except SegmentError:
                 continue  # blocks that need it say so
+
+    def object_types(self) -> Iterator[str]:
+        """Gives the type of each object that is good; what is in them is not looked at."""
+        for record in self.good(p for p in self.places if p.kind == Kind.OBJECT):
+            try:
+                yield Fields(unpack(record.body, "object"), "object").text("type")
+            except SegmentError:
+                continue  # `verify` tells
 
     @cached_property
     def formats(self) -> dict[bytes, FormatObject]:

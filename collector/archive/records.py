@@ -22,6 +22,7 @@ _OBJECT_LEVEL = 3
 # How long several writers are told the same of a thread.
 _THREADS_AGE_S = 0.5
 
+_OBJECTS = {NoteKind.CLOCK: "clock", NoteKind.REPORT: "report"}  # notes that are objects: {kind: their type}
 _RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
 
 
@@ -128,8 +129,8 @@ class RecordWriter(ABC):
 
     def write_note(self, note: Note) -> None:
         """Writes what a note says, unless it is one that only the closing totals need."""
-        if note.kind is NoteKind.CLOCK:
-            self.write_object("clock", {"instance": note.stream.instance, **note.body})
+        if (type_name := _OBJECTS.get(note.kind)) is not None:
+            self.write_object(type_name, {"instance": note.stream.instance, **note.body})
         elif note.keep:
             of = note.stream
             self.write_record(_RECORDS[note.kind], {"run": of.run, "inst": of.instance, "cpu": of.cpu, **note.body})

@@ -11,7 +11,7 @@ from .block import decode_block
 from .bodies import BlockHead, Footer, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
 from .frame import TRAILER_BYTES, Damage, Kind, Record
 from .lock import is_locked
-from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object
+from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object, parse_report
 from .pins import read_removed_up_to
 from .reader import Segment, list_segments, open_segment
 from .recover import BAD_SUFFIX
@@ -193,6 +193,8 @@ class _SegmentCheck:
                 self._formats[stored.id] = parse_format(stored)
             case "clock":
                 parse_clock(stored)
+            case "report":
+                parse_report(stored)
             case "symbols" | "printk" | "comms" | "comms_proc" | "tgids":
                 parse_names(stored)
 

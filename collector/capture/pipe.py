@@ -258,6 +258,7 @@ class PipeSource(LiveSource):
         whole: bool = False,
     ) -> None:
         super().__init__(tree, name, cpus, run, (), clock_pair, {} if whole else left_off)
+        left_off = left_off if self._has_counts else {}
         self._traced_cpus = tree.possible_cpus() if whole else cpus
         options = frozenset((tree.try_read_text("trace_options") or "").split())
         tracer = (tree.try_read_text("current_tracer") or "").strip()
@@ -298,7 +299,9 @@ class PipeSource(LiveSource):
             header["resolution_ns"] = RESOLUTION_NS
         return header
 
-    def _pipe_stats(self, cpu: int) -> Callable[[], CpuStats]:
+    def _pipe_stats(self, cpu: int) -> Callable[[], CpuStats] | None:
+        if not self._has_counts:
+            return None
         fds = [self.tree.open_stats(each) for each in (self._traced_cpus if self._whole else (cpu,))]
         self._fds.extend(fds)
         return partial(_read_stats, fds)

@@ -23,6 +23,7 @@ from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.files import TracefsDir, read_stats_fd
 from collector.tracefs.format_index import FormatIndex
 from collector.tracefs.layout import PageLayout
+from collector.tracefs.snapshots import SWAPPING_TRACERS
 from collector.tracefs.stats import CpuStats
 
 REPLAY_INSTANCE = "recorded"
@@ -186,17 +187,26 @@ class LiveSource(Source):
     ) -> None:
         super().__init__(tree, name, cpus, run)
         self._clock_pair = clock_pair
-        self.left_off = left_off
+        # Such a tracer swaps the rings, with their counters: the ledger stays open.
+        self._has_counts = (tree.try_read_text("current_tracer") or "").strip() not in SWAPPING_TRACERS
+        self.left_off = left_off if self._has_counts else {}
         for system, event in events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
-        for cpu, now in self._counts_now().items():
+        for cpu, now in self._counts_now().items() if self._has_counts else ():
             then = left_off.get(cpu)
             # What was overwritten or refused since an earlier run's last look is this run's to tell.
             self.base[cpu] = now if then is None else then.loss_base(now)
             self.crash_lost[cpu] = None if then is None else then.unarchived(now)
 
+    def header(self) -> dict[str, Any]:
+        """What a segment's header says of the instance."""
+        return super().header() if self._has_counts else {**super().header(), "kernel_counts": "none"}
+
     def clock_pair(self) -> ClockPair | None:
         return self._clock_pair()
+
+    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None] | None:
+        return super()._stats_reader(cpu) if self._has_counts else None
 
     def _counts_now(self) -> Mapping[int, KernelCounts]:
         """{cpu: the kernel's counts} as the run begins."""

@@ -111,6 +111,21 @@ class TracefsDir:
         except OSError as error:
             raise self._error(error, name, "can't be read") from error
 
+    def read_up_to(self, name: str, max_bytes: int) -> bytes:
+        """The file's first bytes; the kernel formats no more of it than that.
+
+        Raises:
+          as read_bytes.
+        """
+        data = bytearray()
+        try:
+            with open(self.path / name, "rb", buffering=0) as file:
+                while len(data) < max_bytes and (more := file.read(max_bytes - len(data))):
+                    data += more
+        except OSError as error:
+            raise self._error(error, name, "can't be read") from error
+        return bytes(data)
+
     def try_read(self, name: str) -> bytes | None:
         """The whole file; None where this kernel or this recorded tree doesn't have it."""
         try:

@@ -31,7 +31,7 @@ from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import ListedEvent, group_of, same_definition
 from collector.tracefs.events import EventName
 from collector.tracefs.functions import parse_functions
-from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS
+from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS, SNAPSHOT_FILE, SWAPPING_TRACERS
 from collector.tracefs.wish import (
     EVENT_FORK_FILE,
     EVENT_PIDS_FILE,
@@ -110,6 +110,9 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
     if spec.tracer != probe.tracer:
         undo = () if spec.tracer == NO_TRACER else (Undo(TRACER_FILE, NO_TRACER),)
         writes.append(Write(TRACER_FILE, spec.tracer, verify="equal", undo=undo))
+    now = probe.values.get(LATENCY_FILE, "").strip()
+    if spec.tracer != probe.tracer and now not in ("", "0"):  # the largest of this run counts
+        writes.append(Write(LATENCY_FILE, "0", undo=(Undo(LATENCY_FILE, now),)))
     for option, on in spec.options.items():
         writes += _plan_option(f"options/{option}", on, probe)
     if spec.read == "snapshot" and (probe.snapshot == "freed" or spec.tracer != probe.tracer):
@@ -184,7 +187,8 @@ def files_named(spec: InstanceSpec) -> list[str]:
 def files_to_read(spec: InstanceSpec, *, existed: bool) -> list[str]:
     """Files whose present value the plan needs; of an earlier run's instance also lists that it may have set."""
     left = [*LIST_FILES[:2], *PID_FILES] if existed else []
-    return list(dict.fromkeys([TRACER_FILE, *files_named(spec), *left]))
+    latency = [LATENCY_FILE] if spec.tracer in LATENCY_TRACERS else []
+    return list(dict.fromkeys([TRACER_FILE, *latency, *files_named(spec), *left]))
 
 
 def scope_of(file: str, probe: Probe) -> Scope:

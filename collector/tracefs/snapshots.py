@@ -18,6 +18,11 @@ SnapshotState = Literal["none", "freed", "empty", "full"]
 SWAPPING_TRACERS = frozenset({"irqsoff", "preemptoff", "preemptirqsoff", "wakeup", "wakeup_rt", "wakeup_dl"})
 
 
+# All that keep a largest latency, in microseconds; the others leave their entries in the live ring.
+LATENCY_TRACERS = SWAPPING_TRACERS | {"hwlat", "osnoise", "timerlat"}
+LATENCY_FILE = "tracing_max_latency"
+
+
 def parse_snapshot_state(head: str) -> SnapshotState:
     """The state of the second ring, from how the file begins: a word on it stands there only while it is empty."""
     if "* Snapshot is freed *" in head:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from collector.archive.frame import Kind
 from collector.batch import Block, Note, NoteKind, StreamKey
 
+OBJECTS = {NoteKind.CLOCK: "clock", NoteKind.REPORT: "report"}  # {kind of note: type of object}
 RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
 
 # Gaps of one stream and cause are told one by one up to so many, above as a sum. Clock pairs: so many of each
@@ -40,8 +41,8 @@ class NoteWriter(Protocol):
 
 def write_note(writer: NoteWriter, note: Note) -> None:
     """Write a note as what it is in a segment; nothing for samples that need not be kept."""
-    if note.kind is NoteKind.CLOCK:
-        writer.write_object("clock", {"instance": note.stream.instance, **note.body})
+    if (type_name := OBJECTS.get(note.kind)) is not None:
+        writer.write_object(type_name, {"instance": note.stream.instance, **note.body})
     elif note.keep:
         stream = note.stream
         writer.write_record(
@@ -71,12 +72,12 @@ class Pending:
         """A note that was not written. Of samples that the archive need not keep, nothing stays."""
         if not note.keep:
             return
-        key = (note.kind, note.stream, str(note.body.get("cause", "")))
+        key = (note.kind, note.stream, str(note.body.get("cause") or note.body.get("kind", "")))
         alike = self._notes.setdefault(key, deque())
         place = self._next
         self._next += 1
-        if note.kind is NoteKind.SAMPLE:
-            alike.clear()  # a later one says all that the earlier ones did
+        if note.kind in (NoteKind.SAMPLE, NoteKind.REPORT):
+            alike.clear()  # a later one says all that the earlier ones did; a later maximum is larger
         elif len(alike) >= MAX_ALIKE and note.kind is NoteKind.GAP:
             place, last = alike.pop()
             note = _sum(last, note)

@@ -1,0 +1,187 @@
+"""Reports on a stand-in for the kernel: what is new, what is read, and what the archive says of it."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from collector.archive.info import summarise
+from collector.archive.segment import SegmentWriter, build_header
+from collector.archive.verify import verify_paths
+from collector.batch import Note, NoteKind
+from collector.capture import reports
+from collector.capture.pipe import PipeSource
+from collector.capture.reports import Watch, build_watches, look_at_all
+from collector.capture.source import LiveSource
+from collector.cli import main
+from collector.tracefs.instance import Instance
+from collector.view.reports import show_reports
+from sinks.file.notes import Pending
+from tests.capture.rig import RUN
+from tests.tracefs.test_desired import set_up, spec_of, undo, writes_of
+from tests.tracefs.tree import FakeKernel, event_format, make_fake_kernel, put
+
+TRACE = "# tracer: wakeup\n#\n# latency: 77 us\n  bad\x1b[31m-9  0d... 5us : switch\n"
+WAKEUP = 'tracer = "wakeup"'
+STACK = "stack_tracer = true\nallow_top_level = true"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> FakeKernel:
+    made = make_fake_kernel(tmp_path / "tracefs", "ours")
+    put(made.path, {"stack_max_size": "1800\n", "stack_trace": "        Depth    Size\n  0)     1800      48\n"})
+    put(made.instance("ours").path, {
+        "available_tracers": "wakeup function nop\n", "tracing_max_latency": "55\n", "trace": TRACE,
+        "events/ftrace/print/format": event_format("print", 5),
+    })  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def held(kernel: FakeKernel) -> Instance:
+    return set_up(kernel, WAKEUP)
+
+
+def reach(instance: Instance, latency_us: int) -> None:
+    put(instance.dir.path, {"tracing_max_latency": f"{latency_us}\n"})
+
+
+def test_the_largest_latency_of_this_run_counts(kernel: FakeKernel, held: Instance) -> None:
+    assert writes_of(kernel, "tracing_max_latency") == ["0"]
+    (watch,) = build_watches([held])
+    assert watch.look() is None
+    reach(held, 77)
+    report = watch.look()
+    assert report is not None
+    assert (report.instance, report.kind, report.tracer, report.value, report.unit, report.text) == (
+        "ours", "latency", "wakeup", 77, "us", TRACE,
+    )  # fmt: skip
+    assert watch.look() is None
+    reach(held, 30)  # somebody has begun anew
+    assert [found.value for found in look_at_all([watch])] == [30]
+    undo(held)
+    assert writes_of(kernel, "tracing_max_latency") == ["0", "55"]
+
+
+def test_a_latency_that_an_adopted_run_has_reached_stays(kernel: FakeKernel) -> None:
+    put(kernel.instance("ours").path, {"current_tracer": "wakeup\n"})
+    made = set_up(kernel, WAKEUP)
+    assert writes_of(kernel, "tracing_max_latency") == []
+    assert [found.value for found in look_at_all(build_watches([made]))] == [55]
+    made.close()
+
+
+def test_the_stack_tracer_is_watched_once_and_only_on_request(kernel: FakeKernel, held: Instance) -> None:
+    held.spec = spec_of(kernel, STACK)
+    (watch,) = build_watches([held, held])
+    report = watch.look()
+    assert report is not None
+    assert (report.kind, report.tracer, report.value, report.unit) == ("stack", "stack", 1800, "bytes")
+    assert report.text.startswith("        Depth")
+    held.spec = spec_of(kernel, "")
+    assert build_watches([held]) == []
+    held.close()
+
+
+def test_a_text_is_the_one_of_its_value(kernel: FakeKernel, held: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger maximum comes while the text is read: it is read again."""
+    (watch,) = build_watches([held])
+    reach(held, 77)
+    texts = iter([b"of 77", b"of 99"])
+
+    def read(name: str, max_bytes: int) -> bytes:
+        reach(held, 99)
+        return next(texts)
+
+    monkeypatch.setattr(held.dir, "read_up_to", read)
+    report = watch.look()
+    assert report is not None
+    assert (report.value, report.text) == (99, "of 99")
+    held.close()
+
+
+def test_a_long_text_is_cut_with_a_mark(held: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MAX_TEXT_BYTES", 10)
+    (watch,) = build_watches([held])
+    reach(held, 77)
+    report = watch.look()
+    assert report is not None
+    assert report.text == TRACE[:10] + reports.CUT_MARK
+    held.close()
+
+
+def test_an_instance_that_goes_has_no_report(held: Instance) -> None:
+    (held.dir.path / "tracing_max_latency").unlink()
+    assert look_at_all([Watch(held.dir, "ours", "latency", "wakeup", "us", "tracing_max_latency", "trace")]) == []
+    held.close()
+
+
+def test_of_an_archive_that_takes_nothing_the_last_report_stays(held: Instance) -> None:
+    pending = Pending()
+    for value in (5, 7):
+        pending.add(note_of(value))
+        pending.add(note_of(value, "stack"))
+    assert [(note.body["kind"], note.body["value"]) for note in pending.take("full")] == [("latency", 7), ("stack", 7)]
+    held.close()
+
+
+def note_of(value: int, kind: str = "latency") -> Note:
+    report = reports.Report("ours", "latency", "wakeup", value, "us", 1_700_000_000_000_000_000 + value, TRACE)
+    note = report.note(RUN)
+    note.body["kind"] = kind
+    return note
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A segment with two reports."""
+    header = build_header(
+        run=RUN, segment=0, host="h", boot_id="b", kernel="k", created_ns=1_700_000_000_000_000_000, tool="t",
+        config_hash="c", instances={"ours": {"clock": "mono", "clock_unit": "ns", "header_page": "", "subbuf_size": 1}},
+        opening={},
+    )  # fmt: skip
+    folder = tmp_path / "archive"
+    writer = SegmentWriter.create(folder, header)
+    for value in (77, 99):
+        note = note_of(value)
+        assert note.kind is NoteKind.REPORT
+        writer.write_note(note)
+    writer.seal({}, "shutdown", True)
+    return folder
+
+
+def test_reports_are_counted_checked_and_shown(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify_paths([archive]) == []
+    summary = summarise([archive])
+    assert (summary["reports"], summary["runs"][0]["reports"]) == (2, 2)
+    assert main(["show", "--reports", "--json", str(archive)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.pop("realtime_ns") for row in rows] == [1_700_000_000_000_000_077, 1_700_000_000_000_000_099]
+    assert rows[0] == {
+        "instance": "ours", "kind": "latency", "tracer": "wakeup", "value": 77, "unit": "us", "text": TRACE,
+    }  # fmt: skip
+
+
+def test_no_name_in_a_report_steers_a_terminal(archive: Path) -> None:
+    out = io.StringIO()
+    assert show_reports([archive], out) == []
+    first, *lines = out.getvalue().splitlines()
+    assert first == "latency 77 us, wakeup, instance ours, 2023-11-14 22:13:20 UTC"
+    assert lines[:2] == ["# tracer: wakeup", "#"]
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_tracer_that_swaps_the_rings_has_no_ledger(kernel: FakeKernel, held: Instance, text: bool) -> None:
+    """Its counters are of this ring or of that one."""
+    source = (
+        PipeSource(held.dir, "ours", (0,), RUN, lambda: None, {})
+        if text
+        else LiveSource(held.dir, "ours", (0,), RUN, (), lambda: None, {})
+    )
+    assert source.base == {}
+    assert source.header()["kernel_counts"] == "none"
+    assert (source._pipe_stats(0) if isinstance(source, PipeSource) else source._stats_reader(0)) is None
+    source.close()
+    held.close()
