@@ -18,6 +18,7 @@ def _from(module: str) -> Loader:
 LOADERS: Mapping[str, Loader] = {
     "forward": _from("sinks.forward.sink"),
     "kafka": _from("sinks.kafka.sink"),
+    "objectstore": _from("sinks.objectstore.sink"),
     "stream": _from("sinks.stream.sink"),
     "tap": _from("sinks.tap.sink"),
 }

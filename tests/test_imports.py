@@ -26,6 +26,7 @@ PURE = {
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
     "sinks.retry",
     "sinks.forward.chunks", "sinks.forward.protocol", "sinks.forward.records",
+    "sinks.objectstore.manifest", "sinks.objectstore.names",
     "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}

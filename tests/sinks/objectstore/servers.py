@@ -1,0 +1,101 @@
+"""S3 servers on the loopback: SeaweedFS, and rclone's, which takes "create only" for an ordinary put."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+START_S = 60.0
+KEY, SECRET = "test-key", "test-secret"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(name: str) -> str:
+    """The path of a program that a package put beside the interpreter."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert found is not None, f"no {name}: pip install '.[test]'"
+    return found
+
+
+class Server:
+    """A process that listens on a port of the loopback."""
+
+    def __init__(self, folder: Path, command: Sequence[str], port: int) -> None:
+        self.folder, self.command, self.port = folder, list(command), port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=self.folder)
+        end_s = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
+                assert time.monotonic() < end_s
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def seaweedfs(folder: Path, *arguments: str) -> Server:
+    """An S3 server that checks who asks; buckets are made by the first put."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "s3.json").write_text(
+        json.dumps({
+            "identities": [{
+                "name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            }]
+        })
+    )  # fmt: skip
+    names = [
+        "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+        "s3.port", "s3.port.grpc",
+    ]  # fmt: skip
+    ports = {name: free_port() for name in names}
+    command = [
+        program("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-filer", "-s3",
+        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64",
+        "-volume.max=20", "-master.telemetry=false",
+        *(f"-{name}={port}" for name, port in ports.items()), *arguments,
+    ]  # fmt: skip
+    return Server(folder, command, ports["s3.port"])
+
+
+def rclone(folder: Path) -> Server:
+    """A server that overwrites what is there although it is told not to."""
+    bucket = folder / "served" / "bucket"
+    bucket.mkdir(parents=True)
+    port = free_port()
+    command = [
+        program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
+        "--config", str(folder / "none"), str(folder / "served"),
+    ]  # fmt: skip
+    return Server(folder, command, port)
