@@ -104,6 +104,7 @@ class RecordWriter(ABC):
     def __init__(self) -> None:
         self._names: dict[bytes, str] = {}  # {format object id: "system:name"} of the formats written here
         self._objects: set[bytes] = set()
+        self._format_bodies: list[bytes] = []  # as they were written
         self._maps_written = WrittenMaps()
         self._compressor = zstandard.ZstdCompressor(level=_OBJECT_LEVEL)
 
@@ -180,6 +181,8 @@ class RecordWriter(ABC):
         found = parse_object(body)
         of = parse_format(found)
         if found.id not in self._objects:
-            self.write_record(Kind.OBJECT, recompress(body, self._compressor))
+            body = recompress(body, self._compressor)
+            self.write_record(Kind.OBJECT, body)
             self._objects.add(found.id)
+            self._format_bodies.append(body)
         self._names[found.id] = of.full_name

@@ -7,7 +7,7 @@ a segment without blocks, so that every run has an end that says what it is.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .bodies import Header, parse_block, parse_coverage, parse_footer, parse_gap
 from .fields import pack, unpack
 from .frame import Kind, Record, build_record, build_trailer
 from .lock import ArchiveLock
-from .objects import parse_format, parse_object
+from .objects import parse_object
 from .reader import Segment
 from .reserve import give_up_reserve
 from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment
@@ -132,7 +132,7 @@ def _recover(path: Path) -> Recovered:
         with Segment(path) as segment:
             if segment.header is None:
                 return _set_aside(path, f"its header does not read ({segment.header_fault})")
-            state = _Scan(segment.header)
+            state = _Scan(segment.header, {key: of.full_name for key, of in segment.formats.items()})
             for found in segment.records():
                 if isinstance(found, Record) and state.add(found):
                     break
@@ -170,16 +170,21 @@ def _set_aside(path: Path, why: str) -> Recovered:
 
 
 class _Scan:
-    """Adds up the good records of a `.part` up to its footer, where it came as far."""
+    """Adds up the good records of a `.part` up to its footer, where it came as far.
 
-    def __init__(self, header: Header, clock: Callable[[], int] = time.time_ns) -> None:
+    Args:
+      names: {format object id: "system:name"} of all formats in the file: a block may need the second copy.
+    """
+
+    def __init__(self, header: Header, names: Mapping[bytes, str], clock: Callable[[], int] = time.time_ns) -> None:
         self.header = header
         self.tally = SegmentTally(header.opening)
         self.end = 0  # of the last good record before the footer
         self.footer: Record | None = None
         self._clock = clock
         self._samples: dict[StreamId, Totals] = {}
-        self._names: dict[bytes, str] = {}
+        self._names = names
+        self._formats: dict[bytes, list[bytes]] = {}  # {object id: its copies}
         self._last: dict[StreamId, int] = {}  # {stream: number of its last block}
 
     def add(self, record: Record) -> bool:
@@ -219,7 +224,7 @@ class _Scan:
                 case Kind.OBJECT:
                     stored = parse_object(record.body)
                     if stored.type == "format":
-                        self._names[stored.id] = parse_format(stored).full_name
+                        self._formats.setdefault(stored.id, []).append(bytes(record.body))
                 case Kind.SAMPLE:
                     sample = parse_sample(record.body)
                     if sample.run != self.header.run:
@@ -241,13 +246,21 @@ class _Scan:
         return True
 
     def ending(self) -> bytes:
-        """Gives the footer and trailer: those the file has, or new ones."""
+        """Gives what comes behind the good records: the footer and trailer that the file has, or new ones.
+
+        Before new ones stand second copies of the formats, as SegmentWriter.write_formats_again makes them.
+        """
         if self.footer is not None:
             at = self.footer.offset
             return build_record(Kind.FOOTER, bytes(self.footer.body)) + build_trailer(at, self.footer.length)
         # What the kernel said last is all that is known of its side; what was on its way since then is lost with the
         # crash, so nothing is settled.
+        copies = b""
+        for only in [found[0] for found in self._formats.values() if len(found) == 1]:
+            copy = build_record(Kind.OBJECT, only)
+            self.tally.add_record(self.end + len(copies), Kind.OBJECT, int.from_bytes(copy[-4:], "big"))
+            copies += copy
         closing = {key: replace(totals, residual=None, settled=False) for key, totals in self._samples.items()}
         body = self.tally.build_footer(self.header.run, self.header.segment, closing, RECOVERED, False, self._clock())
         footer = build_record(Kind.FOOTER, pack(body))
-        return footer + build_trailer(self.end, len(footer))
+        return copies + footer + build_trailer(self.end + len(copies), len(footer))

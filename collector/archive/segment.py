@@ -135,6 +135,7 @@ class SegmentWriter(RecordWriter):
         self.synced_bytes = 0  # of these, what is durable
         self.tally = SegmentTally(self.header.opening)
         self.closing: dict[StreamId, Totals] = {}  # set by seal(): the next segment's opening
+        self._formats_again = 0  # how many of the formats have a second copy
         self._torn = False
         self._named = False  # the file's name is durable
         self._doubtful = False  # a sync failed: what was not synced before it may be on the disk, or not
@@ -207,6 +208,15 @@ class SegmentWriter(RecordWriter):
         except OSError as e:
             raise disk_error(self.path, e, "sync the segment") from e
         self.synced_bytes = self.size_bytes
+
+    def write_formats_again(self) -> None:
+        """Writes a second copy of each format that has none; to be called before seal().
+
+        Damage of the only copy would cost all blocks that need it.
+        """
+        while self._formats_again < len(self._format_bodies):
+            self.write_record(Kind.OBJECT, self._format_bodies[self._formats_again])
+            self._formats_again += 1
 
     def seal(
         self,

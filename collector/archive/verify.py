@@ -201,9 +201,12 @@ class _SegmentCheck:
     def _block(self, record: Record) -> None:
         head = parse_block(record.body)
         self._same_run(head.run)
-        decode_block(head, self._formats)
+        formats = self._formats
+        if self.damaged:  # the first copy of a format may be gone, and the second stands at the end
+            formats = self._segment.formats | formats
+        decode_block(head, formats)
         self._check_place(head)
-        names = {key: of.full_name for key, of in self._formats.items()}
+        names = {key: of.full_name for key, of in formats.items()}
         self.tally.add_block(
             record.offset, record.crc, head.stream, head.number, head.entries, head.first_ts, head.last_ts,
             head.raw_bytes, head.gaps, head.kinds, names,

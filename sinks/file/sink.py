@@ -18,11 +18,12 @@ from collector.archive.lock import ArchiveLock
 from collector.archive.records import MapSource
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SegmentWriter, start_ns_of
+from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
-from sinks.base import Item
+from sinks.base import Item, SegmentContext
 from sinks.file.notes import Pending, write_note
-from sinks.file.policy import FilePolicy, SegmentContext, StreamId
+from sinks.file.policy import FilePolicy
 from sinks.file.retention import Acknowledgements
 from sinks.file.shelf import Shelf
 
@@ -283,6 +284,7 @@ class FileSink:
         if self._closing_noted != writer.size_bytes:  # else an earlier try failed behind them
             for note in self._context.closing_notes():
                 write_note(writer, note)
+            writer.write_formats_again()
             self._closing_noted = writer.size_bytes
         path = writer.seal(self._closing, reason, last)
         self._closing_noted = -1

@@ -238,6 +238,7 @@ class HostArchive:
     def _seal(self, reason: str, *, last: bool = False) -> None:
         if self._writer is None:
             return
+        self._writer.write_formats_again()
         path = self._writer.seal(self._samples, reason, last)
         self._opening = self._writer.closing
         self._writer = None

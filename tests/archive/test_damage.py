@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.archive.block import decode_block
 from collector.archive.frame import Damage
 from collector.archive.info import summarise
 from collector.archive.reader import open_segment
@@ -27,6 +28,7 @@ def small_segment(folder: Path, *, seal: bool = True) -> Path:
         rows = [(100 + number, 7, 0, 0, PLAIN_ID, 5)]
         writer.write_block(build_block(rows, stream=STREAM, number=number, ordinal=number, raw_bytes=64), Maps())
     if seal:
+        writer.write_formats_again()
         return writer.seal({STREAM: ledger(2, 2, 128)}, "shutdown", True, 1)
     writer.sync()
     writer.abandon()
@@ -41,19 +43,35 @@ def show_quietly(path: Path) -> None:
         pass
 
 
-def test_each_flipped_bit_is_found(tmp_path: Path) -> None:
+def entries_in(path: Path) -> list[int]:
+    """Times of the entries that can be read."""
+    times: list[int] = []
+    with open_segment(path) as segment:
+        for record in segment.blocks():
+            times += [entry.ts for entry in decode_block(record.body, segment.formats).entries()]
+    return times
+
+
+def test_each_flipped_bit_is_found_and_costs_its_block_at_most(tmp_path: Path) -> None:
     path = small_segment(tmp_path)
     assert verify_paths([path]) == []
     whole = path.read_bytes()
-    missed = []
+    with open_segment(path) as segment:
+        blocks = [(record.offset, record.end) for record in segment.blocks()]
+    every = entries_in(path)
+    assert len(every) == len(blocks) == 2  # one entry in each
+    missed, lost = [], []
     with open(path, "r+b", buffering=0) as file:
         for at, byte in enumerate(whole):
             for bit in range(8):
                 os.pwrite(file.fileno(), bytes((byte ^ 1 << bit,)), at)
                 if not verify_paths([path]):
                     missed.append((at, bit))
+                good = [ts for ts, (start, end) in zip(every, blocks, strict=True) if not start <= at < end]
+                if entries_in(path) != good:
+                    lost.append((at, bit))
             os.pwrite(file.fileno(), bytes((byte,)), at)
-    assert missed == []
+    assert (missed, lost) == ([], [])
     assert path.read_bytes() == whole
 
 
@@ -140,6 +158,26 @@ def test_recovery_of_each_cut_keeps_what_was_whole(tmp_path: Path) -> None:
             assert recover_folder(folder) == []
         result.path.unlink()
         assert sorted(p.name for p in folder.iterdir()) == [".lock"]
+
+
+def test_a_recovered_segment_has_its_formats_twice_too(tmp_path: Path) -> None:
+    part = small_segment(tmp_path, seal=False)
+    (result,) = recover_folder(tmp_path)
+    with open_segment(result.path) as segment:
+        first, second = (offset for offset, stored in segment.objects() if stored.type == "format")
+    every = entries_in(result.path)
+    data = bytearray(result.path.read_bytes())
+    data[first + 30] ^= 1
+    result.path.write_bytes(data)
+    assert entries_in(result.path) == every == [100, 101]
+    (problem,) = verify_paths([result.path])
+    assert problem.offset == first
+    result.path.rename(part)
+    with open(part, "r+b") as file:
+        file.truncate(second + 200)  # in the footer
+    (result,) = recover_folder(tmp_path)
+    assert result.blocks == 2
+    assert entries_in(result.path) == every
 
 
 def test_recovery_of_each_cut_inside_the_footer_keeps_or_redoes_it(tmp_path: Path) -> None:
