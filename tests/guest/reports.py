@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "archive"
         with Daemon("reports", archive, config=CONFIG) as daemon:
-            wait_until(lambda: "event=collecting" in daemon.messages or daemon.process.poll() is not None, "it collects")
+            wait_until(lambda: "event=collecting" in daemon.messages or daemon.process.poll() is not None, "start")
             running = daemon.process.poll() is None
             check(running, f"collects{'' if running else daemon.messages}")
             wait_until(lambda: open_files() or 'event="a new maximum"' in daemon.messages, "a report")
