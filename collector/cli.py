@@ -321,14 +321,16 @@ def _plan(args: argparse.Namespace) -> int:
 
     from collector.desired import describe, preview
     from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.journal import Journals
 
     tracefs = TracefsDir(find_tracefs())
     for trace in config.instances():
-        for write in preview(trace, tracefs):
+        for write in preview(trace, tracefs, Journals.of_system()):
             if args.json:
                 print(json.dumps({"instance": trace.instance, **describe(write)}))
             else:
-                place = trace.instance if write.scope == "instance" else "top level"
+                own = write.scope == "instance" and not trace.top_level_buffer
+                place = trace.instance if own else "top level"
                 print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
     return EXIT_OK
 

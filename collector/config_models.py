@@ -124,6 +124,8 @@ class Config(Section):
         names = [trace.instance for trace in value]
         if len(set(names)) < len(names):
             raise ValueError("a name of its own for each instance")
+        if sum(trace.top_level_buffer for trace in value) > 1:
+            raise ValueError("top_level_buffer = true in one table at most: there is one top level")
         return value
 
     def instances(self) -> tuple[TraceConfig, ...]:

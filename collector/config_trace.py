@@ -72,6 +72,15 @@ class TraceConfig(Section):
     ftrace_enabled: Annotated[bool | None, Auto] = None
     allow_top_level: bool = False  # may change what all users of tracing share; restored at exit
     consent_mmiotrace: bool = False  # mmiotrace takes all CPUs but one offline
+    top_level_buffer: bool = False  # collect from the top-level buffer; `instance` only names it
+    block_devices: Names = ()  # of /sys/block, for the tracer blk
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_top_level_has_a_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("top_level_buffer") is True and "instance" not in value:
+            return {**value, "instance": "top"}
+        return value
 
     @field_validator("instance")
     @classmethod
@@ -139,6 +148,26 @@ class TraceConfig(Section):
         if not self.events and self.tracer == "nop" and not self.probes:
             raise ValueError('at least one event, such as "sched:*", a tracer, or a probe')
         return self
+
+    @model_validator(mode="after")
+    def _the_top_level_is_consented_to(self) -> "TraceConfig":
+        if self.top_level_buffer and not self.allow_top_level:
+            raise ValueError("allow_top_level = true with top_level_buffer = true")
+        if self.top_level_buffer and self.keep_instance:
+            raise ValueError("keep_instance = false with top_level_buffer = true: the top level is left as it was")
+        if self.top_level_buffer and self.read == "snapshot":
+            raise ValueError('read = "raw" or "text" with top_level_buffer = true: its snapshot is everybody\'s')
+        if bool(self.block_devices) != (self.tracer == "blk"):
+            raise ValueError('block_devices, such as ["sda"], with tracer = "blk" and with no other')
+        return self
+
+    @field_validator("block_devices")
+    @classmethod
+    def _devices_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_!:-]+(/[A-Za-z0-9_!:-]+)?", name):
+                raise ValueError(f'names of /sys/block such as "sda", or "sda/sda1", not {name!r}')
+        return value
 
     @field_validator("clock", "tracer")
     @classmethod

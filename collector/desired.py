@@ -6,8 +6,10 @@ from collector.config import TraceConfig
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.feasible import check_desired
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.journal import Journals
 from collector.tracefs.planner import plan_instance
 from collector.tracefs.probing import read_probe, read_probe_of_none, resolve_events
+from collector.tracefs.toplevel import check_free_to_plan, plan_top_level, read_top_probe
 from collector.tracefs.wish import InstanceSpec, Write
 
 
@@ -57,18 +59,28 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
         ftrace_enabled=trace.ftrace_enabled,
         allow_top_level=trace.allow_top_level,
         consent_mmiotrace=trace.consent_mmiotrace,
+        top_level=trace.top_level_buffer,
+        block_devices=trace.block_devices,
     )
 
 
-def preview(trace: TraceConfig, tracefs: TracefsDir) -> list[Write]:
+def preview(trace: TraceConfig, tracefs: TracefsDir, journals: Journals | None = None) -> list[Write]:
     """What `run` would write for these settings, as things are now; nothing is written.
 
     The collector's own threads are not known yet: they are added to those that are not traced.
+
+    Args:
+      journals: by which what a killed run has left is known from what others do.
 
     Raises:
       UsageError, TracefsError: what `run` would end with.
     """
     spec = build_spec(trace, tracefs)
+    if spec.top_level:
+        check_free_to_plan(tracefs.top, journals)
+        probe = read_top_probe(tracefs.top, spec)
+        check_desired(spec, probe)
+        return plan_top_level(tracefs.top, spec, probe)
     tree = tracefs.instance(spec.name)
     exists = tree.path.is_dir()
     probe = read_probe(tree, spec, existed=True) if exists else read_probe_of_none(tracefs, spec)

@@ -48,11 +48,12 @@ def examine(config: Config) -> Report:
     if mount.path is not None and mount.access == OK:
         tracefs = TracefsDir(Path(mount.path))
         remove_orphans(tracefs)
-        leftovers = find_leftovers(tracefs, Journals.of_system())
+        journals = Journals.of_system()
+        leftovers = find_leftovers(tracefs, journals)
         neighbours = replace(read_neighbours(tracefs), leftovers=leftovers)
         with _exit_on_terminate():
             tree = read_tree(tracefs)
-        plans = {trace.instance: _plan(trace, tracefs) for trace in config.instances()}
+        plans = {trace.instance: _plan(trace, tracefs, journals) for trace in config.instances()}
     facts = Facts(read_host(), mount, tree, neighbours, read_place(config), plans)
     return judge(facts, wants_of(config))
 
@@ -105,6 +106,7 @@ def _wanted(trace: TraceConfig) -> Wanted:
         shared=tuple(key for key in SHARED_SETTINGS if getattr(trace, key) is not None),
         allow_top_level=trace.allow_top_level,
         exclude_self=trace.exclude_self,
+        top_level=trace.top_level_buffer,
     )
 
 
@@ -125,9 +127,9 @@ def _needs(trace: TraceConfig) -> Iterator[str]:
         yield from (_TRIGGER_NEEDS[command] for command in commands if command in _TRIGGER_NEEDS)
 
 
-def _plan(trace: TraceConfig, tracefs: TracefsDir) -> PlanFacts:
+def _plan(trace: TraceConfig, tracefs: TracefsDir, journals: Journals) -> PlanFacts:
     try:
-        return PlanFacts(len(preview(trace, tracefs)))
+        return PlanFacts(len(preview(trace, tracefs, journals)))
     except CollectorError as error:
         return PlanFacts(refusal=str(error))
 

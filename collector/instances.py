@@ -9,6 +9,7 @@ from collector.config import Config
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
+from collector.tracefs.toplevel import open_instance
 from collector.tracefs.wish import InstanceSpec
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ class InstanceGroup:
         Raises:
           TracefsError: it cannot be had.
         """
-        instance = Instance.open(tracefs, spec, self._journals)
+        instance = open_instance(tracefs, spec, self._journals)
         if instance.existed and config.trace.on_leftover == "remove":
             instance.remove(REMOVE_TIMEOUT_S)
-            instance = Instance.open(tracefs, spec, self._journals)
+            instance = open_instance(tracefs, spec, self._journals)
         self._held.append(Held(config, instance))
 
     def configure(self) -> None:

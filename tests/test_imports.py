@@ -20,7 +20,7 @@ PURE = {
     "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
     "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
     "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",
-    "collector.tracefs.planner", "collector.tracefs.snapshots", "collector.tracefs.wish",
+    "collector.tracefs.planner", "collector.tracefs.restoring", "collector.tracefs.snapshots", "collector.tracefs.wish",
     "sinks.file.notes", "sinks.file.retention", "sinks.file.rotation",
     "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
     "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",

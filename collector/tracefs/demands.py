@@ -8,7 +8,10 @@ from collector.tracefs.facts import OK, Facts, TracingState, TreeFacts, Wanted
 from collector.tracefs.findings import Finding
 from collector.tracefs.wish import default_buffer_size_kb
 
-TOP_LEVEL_REMEDY = "another tracer, or a newer kernel (6.12 runs function_graph in instances): only instances are read"
+TOP_LEVEL_REMEDY = (
+    "top_level_buffer = true and allow_top_level = true, another tracer, or a newer kernel (6.12 runs function_graph "
+    "in instances)"
+)
 
 # Settings whose files all users of tracing share.
 SHARED_SETTINGS = ("tracing_thresh_us", "saved_cmdlines_size", "stack_tracer", "ftrace_enabled")
@@ -123,6 +126,8 @@ def _judge_tracer(tree: TreeFacts, capabilities: Capabilities, group: str, wante
         return Finding(group, f"tracer {name}", "missing", "not in available_tracers", remedy, needed=True)
     found = replace(found, group=group, name=f"tracer {name}", needed=True)
     made = tree.instance is not None and tree.instance.made == OK
+    if wanted.top_level:
+        return found
     if found.status == "ok" and made and tree.instance and name not in tree.instance.tracers:
         return replace(found, status="missing", remedy=TOP_LEVEL_REMEDY)
     return found
@@ -154,14 +159,17 @@ def _judge_exclusion(facts: Facts, capabilities: Capabilities, group: str) -> Fi
 
 
 def _judge_holder(facts: Facts, group: str, wanted: Wanted) -> Finding:
-    held = holder_of(facts, wanted.instance)
+    name = "" if wanted.top_level else wanted.instance
+    held = holder_of(facts, name)
     if held is not None:
         if held.holder_pid is not None and held.holder_pid == facts.place.locked_by:
             return Finding(group, "lock", "note", f"already running, as {held.holder}")
         return Finding(group, "lock", "missing", f"held by {held.holder}", "stop it, or name another instance",
                        needed=True)  # fmt: skip
+    if wanted.top_level:
+        return Finding(group, "lock", "ok", "no collector has the top level", needed=True)
     for state in facts.neighbours.states:
-        if state.name == wanted.instance:
+        if state.name == name:
             unread = f" with {state.unread} unread entries" if state.unread else ""
             return Finding(group, "lock", "note", f"an instance of that name exists{unread}, and nobody holds it",
                            "it will be taken over, see on_leftover")  # fmt: skip

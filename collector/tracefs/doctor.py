@@ -85,8 +85,8 @@ def explain(error: CollectorError) -> str | None:
         return REFUSED_FUNCTIONS
     if name == "current_tracer" and "/instances/" in where and got.startswith("EINVAL"):
         return (
-            "some tracers run at the top level only (blk, mmiotrace, function_graph on kernels such as 6.1), whose "
-            "buffer is not read: `ftrace-collector list tracers` says which"
+            "some tracers run at the top level only (blk, mmiotrace, function_graph on kernels such as 6.1): "
+            "`ftrace-collector list tracers` says which, top_level_buffer = true collects from there"
         )
     return None
 
@@ -186,7 +186,7 @@ def _judge_mount(host: HostFacts, mount: MountFacts) -> Iterator[Finding]:
 
 def _judge_neighbours(neighbours: NeighbourFacts, wants: Sequence[Wanted]) -> Iterator[Finding]:
     group = "who else is tracing"
-    ours = {wanted.instance for wanted in wants}
+    ours = {"" if wanted.top_level else wanted.instance for wanted in wants}
     busy = [state for state in neighbours.states if state.busy and state.name not in ours]
     for state in busy:
         yield Finding(group, _place_name(state.name), "note", _describe(state))

@@ -119,14 +119,16 @@ class Cleaned:
     restored: tuple[str, ...]  # "FILE VALUE"
     unread: int | None  # entries that were in the rings; None: there was no instance
     kept: bool = False  # with those entries
+    top_level: bool = False  # it was the top-level buffer
 
     def __str__(self) -> str:
         """For people."""
-        parts = [f"restored {change}" for change in self.restored]
+        parts = [f"restored {', '.join(self.restored)}"] if self.restored else []
         if self.kept:
             parts.append(f"kept with {self.unread} unread entries")
         elif self.unread is not None:
-            parts.append("removed" + (f" with {self.unread} unread entries" if self.unread else ""))
+            done = "cleared" if self.top_level else "removed"
+            parts.append(f"{done} with {self.unread} unread entries" if self.unread else done)
         return f"{self.instance}: {'; '.join(parts) or 'nothing to restore'}"
 
 
@@ -195,3 +197,4 @@ class Wanted:
     shared: tuple[str, ...] = ()  # settings of what all users of tracing share
     allow_top_level: bool = False
     exclude_self: bool = True
+    top_level: bool = False  # the top-level buffer instead of an instance

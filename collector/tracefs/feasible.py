@@ -2,12 +2,12 @@
 
 import difflib
 
-from collector.errors import UsageError
+from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import SYNTHETIC_GROUP, USER_GROUP, same_definition
-from collector.tracefs.planner import files_named, scope_of
+from collector.tracefs.planner import block_file, files_named, scope_of
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
-from collector.tracefs.wish import EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
+from collector.tracefs.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
 _OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
@@ -34,6 +34,7 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
     """
     check_spec(spec, probe)
     _check_tracer(spec, probe)
+    _check_block_devices(spec, probe)
     _check_options(spec, probe)
     for file in files_named(spec):
         if file not in probe.values and file not in probe.top_values:
@@ -68,10 +69,27 @@ def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
     if spec.tracer not in probe.tracers:
         others = [tracer for tracer in probe.tracers if tracer != NO_TRACER]
         raise UsageError(
-            "this kernel runs this tracer at the top level only, whose buffer is not captured", where="tracer",
+            "this kernel runs this tracer at the top level only", where="tracer",
             expected=f"one that runs in an instance: {' '.join(others) or 'none here'}", got=repr(spec.tracer),
-            hint="function_graph runs in instances from Linux 6.12 on" if spec.tracer == "function_graph" else None,
+            hint="top_level_buffer = true, with allow_top_level = true, collects from the top level"
+            + ("; function_graph runs in instances from Linux 6.12 on" if spec.tracer == "function_graph" else ""),
         )  # fmt: skip
+
+
+def _check_block_devices(spec: InstanceSpec, probe: Probe) -> None:
+    for device in spec.block_devices:
+        now = probe.top_values.get(block_file(device))
+        if now is None:
+            raise UsageError(
+                "no such block device, or none that can be traced", where=f"block_devices: {device}",
+                expected=f"{block_file(device)}, which CONFIG_BLK_DEV_IO_TRACE makes", got="no such file",
+                hint=f"`ls {BLOCK_FOLDER}` shows the devices",
+            )  # fmt: skip
+        if now.strip() != "0":
+            raise InstanceBusyError(
+                "somebody else traces this block device", where=block_file(device), expected="0", got=now.strip(),
+                hint="end blktrace, or whoever it is",
+            )  # fmt: skip
 
 
 def _check_options(spec: InstanceSpec, probe: Probe) -> None:

@@ -1,6 +1,6 @@
 """An instance of the collector's own: made or adopted, locked, set up, removed.
 
-Nothing here touches the top-level buffer or an instance of another name.
+Nothing here touches the top-level buffer, which is toplevel.py's, or an instance of another name.
 """
 
 import contextlib
@@ -234,8 +234,7 @@ class Instance:
         self._quiet()
         problems = self._executor.undo()
         problems += self._sweep()
-        self._busy = [problem for problem in problems if errno_of(problem) == errno.EBUSY]
-        if self._busy:
+        if self._is_busy(problems):
             return False
         try:
             os.rmdir(self.dir.path)
@@ -289,6 +288,11 @@ class Instance:
     def _plan(self, spec: InstanceSpec, probe: Probe, subbuf_size_kb: int) -> list[Write]:
         """The writes that set it up."""
         return plan_instance(spec, probe, subbuf_size_kb)
+
+    def _is_busy(self, problems: Iterable[TracefsError]) -> bool:
+        """Whether somebody has a file open that hinders taking something back."""
+        self._busy = [problem for problem in problems if errno_of(problem) == errno.EBUSY]
+        return bool(self._busy)
 
     def _end(self) -> None:
         """In good order: what is still to be taken back, of an instance that is kept, stays in the journal."""

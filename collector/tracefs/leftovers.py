@@ -3,10 +3,10 @@
 from collector.errors import UsageError
 from collector.tracefs.facts import Cleaned, Leftover
 from collector.tracefs.files import TracefsDir
-from collector.tracefs.instance import Instance
-from collector.tracefs.journal import Journals, Record
+from collector.tracefs.journal import TOP_LEVEL, Journals, Record
 from collector.tracefs.lock import find_holder
 from collector.tracefs.probing import count_unread
+from collector.tracefs.toplevel import open_instance
 from collector.tracefs.wish import InstanceSpec
 
 
@@ -37,19 +37,21 @@ def clean_up(
       TracefsError: something can't be taken back; all else was.
     """
     record = next((record for record in journals.read_all() if record.instance == name), None)
+    top_level = record is not None and record.key == TOP_LEVEL
     if record is None and not tracefs.instance(name).path.is_dir():
         raise UsageError(
             "nothing of such an instance is left", where=str(tracefs.instance(name).path),
             expected="an instance, or a journal of one", got="neither",
         )  # fmt: skip
     # A clock that every kernel has: nothing is set up.
-    instance = Instance.open(tracefs, InstanceSpec(name, (), clock=tracefs.read_clock()[1][0]), journals)
+    spec = InstanceSpec(name, (), clock=tracefs.read_clock()[1][0], top_level=top_level)
+    instance = open_instance(tracefs, spec, journals)
     existed, unread = instance.existed, instance.unread_at_open
     keep = keep_entries and unread > 0
     instance.undo(timeout_s, keep=keep)
     changes = tuple(map(str, record.undos.values())) if record is not None else ()
-    return Cleaned(name, changes, unread if existed else None, keep)
+    return Cleaned(name, changes, unread if existed else None, keep, top_level)
 
 
 def _tree_of(tracefs: TracefsDir, record: Record) -> TracefsDir:
-    return tracefs.instance(record.key)
+    return tracefs.top if record.key == TOP_LEVEL else tracefs.instance(record.key)

@@ -121,7 +121,7 @@ def count_unread(tree: TracefsDir) -> int:
 
 
 def _read_state(tree: TracefsDir, name: str, holders: dict[str, int], proc: Path) -> TracingState:
-    pid = holders.get(_lock_key(tree.path)) if name else None
+    pid = holders.get(_lock_key(tree.path))
     return TracingState(
         name=name,
         tracer=(tree.try_read_text("current_tracer") or "nop").strip(),

@@ -11,6 +11,7 @@ The order, and what goes wrong otherwise:
   what all share        sizes, thresholds and switches of the top level
   filters of tracers    before the tracer, which else starts with all functions of the kernel
   tracer                setting it clears the ring too
+  block devices         the tracer blk has them only while it runs
   options               those of the current tracer exist only now
   snapshot's ring       of the rings' sizes, and older kernels free it with each tracer that is set
   CPU mask, threads     before the first event, so that none of the excluded gets in
@@ -33,6 +34,7 @@ from collector.tracefs.events import EventName
 from collector.tracefs.functions import parse_functions
 from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS, SNAPSHOT_FILE, SWAPPING_TRACERS
 from collector.tracefs.wish import (
+    BLOCK_FOLDER,
     EVENT_FORK_FILE,
     EVENT_PIDS_FILE,
     FUNCTIONS_FILE,
@@ -113,6 +115,7 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
     now = probe.values.get(LATENCY_FILE, "").strip()
     if spec.tracer != probe.tracer and now not in ("", "0"):  # the largest of this run counts
         writes.append(Write(LATENCY_FILE, "0", undo=(Undo(LATENCY_FILE, now),)))
+    writes += _plan_block_devices(spec, probe)
     for option, on in spec.options.items():
         writes += _plan_option(f"options/{option}", on, probe)
     if spec.read == "snapshot" and (probe.snapshot == "freed" or spec.tracer != probe.tracer):
@@ -177,6 +180,7 @@ def files_named(spec: InstanceSpec) -> list[str]:
     }
     files = [*named_values(spec), *spec.pattern_lists, *(file for file, wanted in pids.items() if wanted)]
     files += [f"options/{name}" for name in spec.options]
+    files += [block_file(device) for device in spec.block_devices]
     if spec.event_fork is not None:
         files.append(EVENT_FORK_FILE)
     if spec.probes:
@@ -231,6 +235,20 @@ def _plan_settings(spec: InstanceSpec, probe: Probe) -> list[Write]:
             undo = (Undo(file, now, scope=scope),) if scope == "top" else ()
             writes.append(Write(file, value, verify=verify, scope=scope, undo=undo))
     return writes
+
+
+def block_file(device: str) -> str:
+    """The file that lets the tracer blk have a device's requests."""
+    return f"{BLOCK_FOLDER}/{device}/trace/enable"
+
+
+def _plan_block_devices(spec: InstanceSpec, probe: Probe) -> list[Write]:
+    files = [block_file(device) for device in spec.block_devices]
+    return [
+        Write(file, "1", verify="equal", scope="top", undo=(Undo(file, "0", scope="top"),))
+        for file in files
+        if _value(file, probe).strip() != "1"
+    ]
 
 
 def _plan_option(file: str, on: bool, probe: Probe) -> list[Write]:

@@ -13,7 +13,7 @@ from collector.tracefs.files import TracefsDir, read_memory_total_bytes
 from collector.tracefs.functions import Function, match_patterns, parse_functions
 from collector.tracefs.planner import files_named, files_to_read
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SnapshotState, parse_snapshot_state
-from collector.tracefs.wish import OPTIONAL_FILES, PERCENT_FILE, InstanceSpec, Probe
+from collector.tracefs.wish import BLOCK_FOLDER, OPTIONAL_FILES, PERCENT_FILE, InstanceSpec, Probe
 
 _SYSCTL = "/proc/sys/kernel"
 _FUNCTIONS = "available_filter_functions"
@@ -28,8 +28,16 @@ def sysctl_of(tree: TracefsDir) -> TracefsDir:
     return TracefsDir(Path(_SYSCTL) if top.live else top.path.parent / "sysctl", top=top)
 
 
+def _block_of(tree: TracefsDir) -> TracefsDir:
+    """The block devices; of a recorded tree, the folder `block` beside it."""
+    top = tree.top
+    return TracefsDir(Path(BLOCK_FOLDER) if top.live else top.path.parent / "block", top=top)
+
+
 def place_of(tree: TracefsDir, file: str, *, at_top: bool) -> tuple[TracefsDir, str]:
     """(folder, name in it) of a file of a plan."""
+    if file.startswith(BLOCK_FOLDER):
+        return _block_of(tree), file.removeprefix(BLOCK_FOLDER).lstrip("/")
     if file.startswith("/"):
         return sysctl_of(tree), file.removeprefix(_SYSCTL).lstrip("/")
     return (tree.top if at_top else tree), file

@@ -74,6 +74,8 @@ class InstanceSpec:
     ftrace_enabled: bool | None = None
     allow_top_level: bool = False  # files that all instances share may be changed
     consent_mmiotrace: bool = False  # mmiotrace may take all CPUs but one offline
+    top_level: bool = False  # the top-level buffer itself; `name` is what the archive calls it
+    block_devices: tuple[str, ...] = ()  # that the tracer blk follows, as /sys/block names them
 
     @property
     def pattern_lists(self) -> Mapping[str, tuple[str, ...]]:
@@ -141,7 +143,7 @@ class Undo:
 class Write:
     """One write to a file of the instance, or of the top level."""
 
-    file: str  # below the instance or the top level; from / on for /proc/sys
+    file: str  # below the instance or the top level; from / on for /proc/sys and /sys/block
     value: str
     mode: Mode = "write"
     verify: Verify = "none"  # how the file reads afterwards
@@ -155,6 +157,7 @@ class Write:
         return "; ".join(map(str, self.undo)) or "removing the instance"
 
 
+BLOCK_FOLDER = "/sys/block"
 SUBBUF_FILE = "buffer_subbuf_size_kb"  # since 6.8
 PERCENT_FILE = "buffer_percent"
 NOTRACE_FILE = "set_event_notrace_pid"

@@ -113,7 +113,7 @@ class Daemon:
         """Wait until it has written a line with this in it."""
         with self._changed:
             self._changed.wait_for(lambda: self._silent or any(text in line for line in self._lines), PATIENCE_S)
-        assert text in self.messages
+        assert text in self.messages, self.messages
 
     def wait_ready(self) -> "Daemon":
         self.wait_for_message("event=collecting")

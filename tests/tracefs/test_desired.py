@@ -273,7 +273,7 @@ def test_a_kept_instance_keeps_tracer_and_probes_but_not_what_all_share(kernel: 
     ("keys", "said"),
     [
         ('tracer = "osnoise"', r"tracer: this kernel has no such tracer; expected one of function nop blk"),
-        ('tracer = "function_graph"', r"at the top level only, whose buffer is not captured.*Linux 6\.12"),
+        ('tracer = "function_graph"', r"at the top level only.*top_level_buffer = true.*Linux 6\.12"),
         ('tracer = "function_graph"\nallow_top_level = true', r"at the top level only"),
         ('tracer = "mmiotrace"', r"all CPUs but one offline; expected consent_mmiotrace = true"),
         ("options = {func_stak_trace = true}", r"options\.func_stak_trace.*did you mean func_stack_trace"),

@@ -189,7 +189,7 @@ def test_cleaning_up_restores_and_says_what(kernel: FakeKernel, folder: Path, mo
     )  # fmt: skip
     monkeypatch.setattr(os, "rmdir", lambda path: None)
     cleaned = clean_up(kernel, journals, "ours")
-    assert str(cleaned) == "ours: restored dynamic_events -:ftc_ours/open; restored max_graph_depth 0; removed"
+    assert str(cleaned) == "ours: restored dynamic_events -:ftc_ours/open, max_graph_depth 0; removed"
     assert read_all(kernel) == before
     assert list(folder.iterdir()) == []
     assert find_leftovers(kernel, journals) == ()

@@ -103,6 +103,14 @@ class FakeKernel(TracefsDir):
             value = f"[{value}] local"
         if name == "snapshot":
             value = SECOND_RING["freed" if value == "0" else "empty"]
+        if name == "buffer_size_kb":
+            for file in (self.path / "per_cpu").glob("*/buffer_size_kb"):
+                file.write_text(f"{value}\n")
+        if name in ("set_ftrace_pid", "set_ftrace_notrace_pid") and not value:
+            value = "no pid"
+        if (name, value) == ("events/enable", "0"):
+            for file in (self.path / "events").glob("*/*/enable"):
+                file.write_text("0\n")
         if name in FUNCTION_LISTS:
             self._put_functions(name, value, flags)
             return
@@ -134,7 +142,8 @@ class FakeKernel(TracefsDir):
     def _make_event(self, line: str) -> None:
         """Every instance has the event's folder."""
         event = line.split()[0].partition(":")[2]
-        for instance in (self.path / "instances").iterdir():
+        top = [self.path] if (self.path / "events").exists() else []
+        for instance in (*top, *(self.path / "instances").iterdir()):
             put(instance, {f"events/{event}/{file}": "" for file in ("enable", "filter", "trigger")})
 
 
