@@ -54,6 +54,8 @@ class Block:
     pids: frozenset[int]  # that occur; what a segment must be able to name
     addresses: frozenset[int]  # that occur in fields which hold kernel code or the kernel's strings
     body: bytes
+    # What filters by event leave of it, by the position of the filter; None: nothing.
+    variants: "tuple[Block | None, ...]" = ()
 
 
 class NoteKind(enum.Enum):

@@ -42,7 +42,7 @@ from collector.tracefs.journal import Journals
 from collector.tracefs.planner import leaves_snapshots
 from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
 from sinks import registry
-from sinks.assemble import assemble
+from sinks.assemble import assemble, event_filters
 from sinks.base import SinkContext
 from sinks.delivery import InThread
 from sinks.fanout import Fanout
@@ -181,7 +181,7 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
     Raises:
       ArchiveError: the archive cannot be used.
     """
-    pipeline = Pipeline(config, run, tree)
+    pipeline = Pipeline(config, run, tree, event_filters(config.sinks))
     names = SharedMaps(pipeline.names)
     threads: list[Workers[None]] = []
 

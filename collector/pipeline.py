@@ -17,6 +17,7 @@ from collector.batch import Block, Note, NoteKind, SinkState, StreamKey
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.capture import Capture
 from collector.capture.evidence import Evidence
+from collector.capture.filters import EventFilter
 from collector.capture.names import HostNames
 from collector.capture.provenance import Provenance, clock_note
 from collector.capture.source import CaptureSizes, Source
@@ -79,12 +80,19 @@ class Archive(Protocol):
 class Pipeline:
     """What one run has between its sources and the disk."""
 
-    def __init__(self, config: Config, run: bytes, tree: TracefsDir) -> None:
+    def __init__(
+        self, config: Config, run: bytes, tree: TracefsDir, event_filters: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """Args:
+        event_filters: patterns of SYSTEM:EVENT; each block has a variant for each of them.
+        """
         self.config = config
         self.run = run
+        self._filters = tuple(EventFilter(patterns) for patterns in event_filters)
         self.budget = ByteBudget(config.capture.memory_budget_bytes)
         self.sources: list[Source] = []
-        self.workers: Workers[Worker] = Workers(_worker_count(config), partial(_make_worker, config), "decode")
+        make_worker = partial(_make_worker, config, self._filters)
+        self.workers: Workers[Worker] = Workers(_worker_count(config), make_worker, "decode")
         self.names = HostNames(tree, [])
         self.provenance = Provenance(run, config.hash(), self.sources)
         self._outlet: Outlet | None = None
@@ -116,7 +124,9 @@ class Pipeline:
           CollectorError: the kernel refuses, or the memory budget is too small.
         """
         capture = self.config.capture
-        sizes = CaptureSizes(capture.block_bytes, capture.block_age_s, self.workers.count)
+        sizes = CaptureSizes(
+            capture.block_bytes, capture.block_age_s, self.workers.count, 1 + len(self._filters)
+        )
         in_all = sum(len(source.cpus) for source in sources)
         encoder_bytes = 0
         for source in sources:
@@ -277,18 +287,18 @@ def _worker_count(config: Config) -> int:
     return config.capture.workers or min(4, max(2, (os.cpu_count() or 1) // 16))
 
 
-def _make_worker(config: Config) -> Worker:
+def _make_worker(config: Config, filters: tuple[EventFilter, ...]) -> Worker:
     """Runs in each decoding thread: compressors are not safe to share."""
     archive = config.archive
     if archive.compression == "zstd":
         import zstandard
 
-        return Worker(Encoder(), zstandard.ZstdCompressor(level=archive.compression_level).compress, "zstd")
+        return Worker(Encoder(), zstandard.ZstdCompressor(level=archive.compression_level).compress, "zstd", filters)
     if archive.compression == "lz4":
         import lz4.block
 
-        return Worker(Encoder(), partial(lz4.block.compress, store_size=False), "lz4")
-    return Worker(Encoder(), bytes, "none")
+        return Worker(Encoder(), partial(lz4.block.compress, store_size=False), "lz4", filters)
+    return Worker(Encoder(), bytes, "none", filters)
 
 
 def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:

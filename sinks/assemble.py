@@ -35,6 +35,7 @@ def assemble(
       ConfigError: a secret or a certificate cannot be used.
     """
     routes, followers = [], []
+    filters = event_filters(all_options)
     for options in all_options:
         assert isinstance(options, SinkCommon)
         made = registry.load_type(options.type).build(options, about)
@@ -46,8 +47,16 @@ def assemble(
         if options.spools:
             log = Spool(spool_policy(options, about.archive), context, maps)
         runner = NetworkRunner(made, log, options, make_thread(f"sink-{options.title}"))
-        routes.append(Route(runner, options.filter))
+        patterns = options.filter.event_patterns
+        variant = filters.index(patterns) if patterns is not None else None
+        routes.append(Route(runner, options.filter, variant))
     return Fanout(archive, routes, followers)
+
+
+def event_filters(all_options: Sequence[object]) -> list[tuple[str, ...]]:
+    """The distinct filters by event, each a block of its own beside the one with everything."""
+    found = [options.filter.event_patterns for options in all_options if isinstance(options, SinkCommon)]
+    return list(dict.fromkeys(patterns for patterns in found if patterns is not None))
 
 
 def spool_policy(options: SinkCommon, archive: Path) -> SpoolPolicy:

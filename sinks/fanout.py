@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 import trio
 
-from collector.batch import Note, NoteKind, SinkState
+from collector.batch import Block, Note, NoteKind, SinkState
 from collector.snapshot import SinkSnapshot
 from sinks.base import Follower, Item
 from sinks.delivery import NetworkRunner
@@ -31,12 +31,19 @@ class Route:
 
     runner: NetworkRunner
     filter: FilterOptions
+    variant: int | None = None  # position of its filter by events in Block.variants; None: all events
 
     def takes(self, instance: str, cpu: int | None) -> bool:
         """Whether it is given anything of a stream; of an instance where cpu is None."""
         if cpu is not None and self.filter.cpus is not None and cpu not in self.filter.cpus:
             return False
         return any(fnmatchcase(instance, pattern) for pattern in self.filter.instances)
+
+    def pick(self, block: Block) -> Block | None:
+        """What it is given of a block: the block itself, one with fewer entries, or nothing."""
+        if not self.takes(block.stream.instance, block.stream.cpu):
+            return None
+        return block if self.variant is None else block.variants[self.variant]
 
     def wants(self, note: Note) -> bool:
         """Whether it is given a note."""
@@ -85,14 +92,14 @@ class Fanout:
                 if route.wants(item):
                     route.runner.put(item)
             return
-        takers = [route for route in self._routes if route.takes(item.stream.instance, item.stream.cpu)]
-        share = _Share(release, 1 + len(takers)) if release is not None and takers else release
+        picked = [(route, route.pick(item)) for route in self._routes]
+        takers = sum(block is not None for _, block in picked)
+        share = _Share(release, 1 + takers) if release is not None and takers else release
         self._archive.put(item, share)
-        for route in self._routes:
-            if route in takers:
-                route.runner.put(item, share)
-            else:
-                route.runner.leave_out(item.events)
+        for route, block in picked:
+            route.runner.leave_out(item.events - (block.events if block is not None else 0))
+            if block is not None:
+                route.runner.put(block, share)
 
     async def open(self) -> None:
         """Open the logs of the network sinks; an error here ends the daemon's start."""

@@ -20,13 +20,19 @@ class FilterOptions(Section):
 
     instances: Names = ("*",)  # shell patterns
     cpus: Cpus = None  # None: all
+    events: Names = ("*",)  # SYSTEM:EVENT, shell patterns
 
-    @field_validator("instances")
+    @field_validator("instances", "events")
     @classmethod
     def _something_passes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or "" in value:
             raise ValueError('at least one pattern, such as "*"')
         return value
+
+    @property
+    def event_patterns(self) -> tuple[str, ...] | None:
+        """In an order of their own, so that equal filters are the same; None: all events pass."""
+        return None if "*" in self.events or "*:*" in self.events else tuple(sorted(set(self.events)))
 
 
 class SinkCommon(Section):

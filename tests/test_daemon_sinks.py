@@ -1,15 +1,18 @@
 """Several sinks beside the archive, in a whole daemon that replays a recorded kernel."""
 
 import contextlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from collector.archive.frame import Kind, build_record
 from collector.archive.info import summarise
 from collector.archive.reader import open_segment
+from collector.cli import main
 from collector.config import Config, parse_config
 from collector.daemon import run
 from collector.errors import ConfigError
@@ -18,8 +21,6 @@ from sinks import fanout, registry
 from sinks.base import Parcel, SinkContext
 from sinks.options import SinkCommon, SinkType
 from tests.contract.receiver import MemoryTransport, Receiver
-
-CASE = "6.18/events"
 
 
 class MemoryOptions(SinkCommon):
@@ -59,8 +60,13 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, recorded_case: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World(tmp_path, recorded_case(CASE))
+def case(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "6.18/events"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, recorded_case: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, case: str) -> World:
+    made = World(tmp_path, recorded_case(case))
     monkeypatch.setattr(registry, "LOADERS", {"memory": lambda: SinkType(MemoryOptions, made.build)})
     close = fanout.Fanout.close
 
@@ -123,6 +129,39 @@ def test_filters_by_cpu_and_instance_share_the_blocks(world: World, tmp_path: Pa
     assert cpu1.filtered_events == world.events - cpu1.acked_events
     assert world.ends["other"].filtered_events == world.events
     assert world.receivers["other"].numbers == []
+
+
+def entries_of(path: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    main(["show", "--format", "json", str(path)])  # not 0 for a segment without its end
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for entry in entries:  # names of threads are learnt from entries too, which a filter may leave out
+        del entry["comm"], entry["comm_source"], entry["tgid"]
+    return entries
+
+
+@pytest.mark.parametrize("case", ["6.18/events", "6.18/lost"], indirect=True)
+def test_filters_by_event_leave_the_same_entries_in_the_same_order(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = '["sched:sched_sw*", "irq:*", "*:sys_enter"]'
+    world.replay(
+        f'[[sinks]]\ntype = "memory"\nname = "some"\nfilter = {{events = {some}}}\n'
+        f'[[sinks]]\ntype = "memory"\nname = "same"\nfilter = {{events = {some}, cpus = "0"}}\n'
+        '[[sinks]]\ntype = "memory"\nname = "none"\nfilter = {events = ["no:*"]}\n'
+        '[[sinks]]\ntype = "memory"\nname = "all"\nfilter = {events = ["*:*"]}\n'
+    )
+    everything = entries_of(tmp_path / "archive", capsys)
+    wanted = [e for e in everything if re.fullmatch(r"sched:sched_sw.*|irq:.*|.*:sys_enter", e["event"])]
+    assert 0 < len(wanted) < len(everything)
+    found = entries_of(write_segment(tmp_path / "some.ftseg.part", world.receivers["some"].arrived), capsys)
+    assert found == wanted
+    some_end, same_end = world.ends["some"], world.ends["same"]
+    assert (some_end.acked_events, some_end.filtered_events) == (len(wanted), world.events - len(wanted))
+    assert same_end.acked_events == sum(entry["cpu"] == 0 for entry in wanted)
+    assert world.ends["none"].filtered_events == world.events
+    assert world.receivers["none"].numbers == []
+    assert world.ends["all"].acked_events == world.events
 
 
 def test_a_sink_that_cannot_be_built_ends_the_start_and_leaves_no_lock(world: World, tmp_path: Path) -> None:

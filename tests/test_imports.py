@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PURE = {
     "collector.archive.bodies", "collector.archive.columns", "collector.archive.fields", "collector.archive.frame",
     "collector.archive.objects", "collector.archive.tally", "collector.archive.totals", "collector.batch",
-    "collector.decode.plan", "collector.errors", "collector.ledger", "collector.snapshot", "collector.status",
+    "collector.capture.filters", "collector.decode.plan", "collector.errors", "collector.ledger",
+    "collector.snapshot", "collector.status",
     "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
     "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
     "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",

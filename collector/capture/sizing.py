@@ -15,6 +15,9 @@ ENTRY_RAW_BYTES = 32
 # Scratch of an encoder per entry beside the encoded columns themselves, see Encoder.grow_to.
 ENCODER_ENTRY_BYTES = 23
 
+# And of one that encodes a part of the entries, see Encoder.choose.
+CHOSEN_ENTRY_BYTES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
@@ -22,6 +25,7 @@ class BatchSize:
 
     pages_bytes: int  # for sub-buffers; a multiple of their size
     capacity: int  # entries
+    copies: int = 1  # blocks that are made of it: one, and one for each filter by event
 
     @property
     def size_bytes(self) -> int:
@@ -30,17 +34,25 @@ class BatchSize:
 
     @property
     def block_bytes(self) -> int:
-        """The most that a block of it can need of the budget."""
-        return self.size_bytes + BLOCK_HEAD_BYTES
+        """The most that the blocks of it can need of the budget."""
+        return (self.size_bytes + BLOCK_HEAD_BYTES) * self.copies
 
     @property
     def encoder_bytes(self) -> int:
         """The scratch memory of a worker that encodes it."""
-        return ENCODER_ENTRY_BYTES * self.capacity + (self.size_bytes * 3) // 2
+        entry_bytes = ENCODER_ENTRY_BYTES + (CHOSEN_ENTRY_BYTES if self.copies > 1 else 0)
+        return entry_bytes * self.capacity + (self.size_bytes * 3) // 2
 
 
 def batch_size(
-    *, streams: int, workers: int, subbuf_bytes: int, entries_per_page: int, block_bytes: int, budget_bytes: int
+    *,
+    streams: int,
+    workers: int,
+    subbuf_bytes: int,
+    entries_per_page: int,
+    block_bytes: int,
+    budget_bytes: int,
+    copies: int = 1,
 ) -> BatchSize:
     """The largest batch, up to block_bytes of sub-buffers, that lets everything fit the budget.
 
@@ -49,7 +61,8 @@ def batch_size(
     """
     pages = max(1, block_bytes // subbuf_bytes)
     while True:
-        size = BatchSize(pages * subbuf_bytes, entries_per_page + (pages - 1) * subbuf_bytes // ENTRY_RAW_BYTES)
+        capacity = entries_per_page + (pages - 1) * subbuf_bytes // ENTRY_RAW_BYTES
+        size = BatchSize(pages * subbuf_bytes, capacity, copies)
         fixed = streams * size.size_bytes + workers * size.encoder_bytes
         if (
             streams * size.size_bytes * BATCH_SHARE[1] <= budget_bytes * BATCH_SHARE[0]

@@ -36,6 +36,7 @@ class CaptureSizes:
     block_bytes: int
     block_age_s: float
     workers: int
+    copies: int = 1  # blocks that are made of each batch: one, and one for each filter by event
 
 
 class Source:
@@ -91,6 +92,7 @@ class Source:
             entries_per_page=self.plan.entries_per_page,
             block_bytes=sizes.block_bytes,
             budget_bytes=budget.limit_bytes,
+            copies=sizes.copies,
         )
         for cpu in self.cpus:
             lease = budget.try_take(size.size_bytes)

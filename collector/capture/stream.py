@@ -5,8 +5,8 @@ All methods but the counters run in a worker thread, one at a time per stream.
 
 import enum
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgpack
@@ -14,6 +14,7 @@ import msgpack
 from collector.archive.totals import Totals
 from collector.batch import MODE_RAW, MODE_TYPED, Block, KindCount, Missed, StreamKey
 from collector.capture.budget import ByteBudget, Lease
+from collector.capture.filters import EventFilter
 from collector.capture.formats import FormatBook
 from collector.decode import ring
 from collector.decode.columns import Encoder
@@ -45,6 +46,7 @@ class Worker:
     encoder: Encoder
     compress: Compress
     codec: str
+    filters: tuple[EventFilter, ...] = ()  # each makes a block of its own beside the one with everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class Stream:
             # Gaps without an entry after them wait for one: a block has at least one entry.
             batch.reset(keep_gaps=True)
             return True
-        needed = batch.raw_bytes + ENTRY_BYTES * len(batch) + BLOCK_HEAD_BYTES
+        needed = (batch.raw_bytes + ENTRY_BYTES * len(batch) + BLOCK_HEAD_BYTES) * (1 + len(worker.filters))
         lease, self.lease = self.lease, None
         if lease is None:
             lease = self._budget.try_take(needed)
@@ -284,7 +286,8 @@ class Stream:
             visit.starved_bytes = needed
             return False
         block = self._build_block(worker)
-        lease.shrink(len(block.body))
+        bodies = {id(of.body): len(of.body) for of in (block, *block.variants) if of is not None}
+        lease.shrink(sum(bodies.values()))
         visit.blocks.append((block, lease))
         self._blocks += 1
         self._ordinal += block.events
@@ -354,16 +357,33 @@ class Stream:
         return self._edition.object_id(event_id)
 
     def _build_block(self, worker: Worker) -> Block:
+        """Encode everything, and what each filter leaves of it."""
+        block = self._encode(worker, None)
+        if not worker.filters:
+            return block
+        events = self._edition.plan.events
+        ids = [event_id for event_id, _, _ in worker.encoder.kinds]
+        names = {event_id: f"{events[event_id].system}:{events[event_id].name}" for event_id in ids}
+        variants: list[Block | None] = []
+        for of in worker.filters:
+            wanted = {event_id for event_id, name in names.items() if of.takes(name)}
+            if len(wanted) == len(names):
+                variants.append(block)
+            else:
+                variants.append(self._encode(worker, wanted) if wanted else None)
+        return replace(block, variants=tuple(variants))
+
+    def _encode(self, worker: Worker, wanted: Collection[int] | None) -> Block:
+        """Encode the batch, or its entries of some events."""
         batch, encoder = self._batch, worker.encoder
-        encoder.encode(batch)
+        encoder.encode(batch, wanted)
         kinds = tuple(
             KindCount(self._object_id(event_id, is_raw=raw), MODE_RAW if raw else MODE_TYPED, entries)
             for event_id, raw, entries in encoder.kinds
         )
         gaps = tuple(self._open_gaps())
-        first_ts, last_ts = batch.first_ts, batch.last_ts
-        assert first_ts is not None
-        assert last_ts is not None
+        if wanted is not None:
+            gaps = tuple(gap._replace(at=encoder.count_before(batch, gap.at)) for gap in gaps)
         key = self.key
         body = msgpack.packb(
             {
@@ -372,9 +392,9 @@ class Stream:
                 "cpu": key.cpu,
                 "no": self._blocks,
                 "ord": self._ordinal,
-                "n": len(batch),
-                "t0": first_ts,
-                "t1": last_ts,
+                "n": encoder.entries,
+                "t0": encoder.first_ts,
+                "t1": encoder.last_ts,
                 "raw": batch.raw_bytes,
                 "gaps": gaps,
                 "kinds": kinds,
@@ -384,8 +404,8 @@ class Stream:
             }
         )
         return Block(
-            key, self._blocks, self._ordinal, len(batch), first_ts, last_ts, batch.raw_bytes, gaps, kinds,
-            encoder.pids, encoder.addresses, body,
+            key, self._blocks, self._ordinal, encoder.entries, encoder.first_ts, encoder.last_ts, batch.raw_bytes, gaps,
+            kinds, encoder.pids, encoder.addresses, body,
         )  # fmt: skip
 
     def _sample(self, visit: Visit, settled: bool) -> Sample | None:

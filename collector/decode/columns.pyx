@@ -77,6 +77,16 @@ cdef class Encoder:
     cdef Table table
     cdef Numbers pid_set, address_set
     cdef int failed                   # out of memory
+    # The entries to encode: the batch's own, or those chosen of them.
+    cdef uint32_t n
+    cdef uint64_t *ts                 # [n], and so on; as in Batch
+    cdef uint64_t *head
+    cdef uint32_t *where
+    cdef uint64_t *chosen_ts          # [chosen_capacity], and so on
+    cdef uint64_t *chosen_head
+    cdef uint32_t *chosen_where
+    cdef uint32_t chosen_capacity
+    cdef uint8_t *wanted              # [65536] by event id
 
     def __cinit__(self):
         self.local = <uint16_t *> calloc(KINDS, sizeof(uint16_t))
@@ -96,22 +106,79 @@ cdef class Encoder:
         free(self.starts)
         free(self.lengths)
         free(self.index)
+        free(self.chosen_ts)
+        free(self.chosen_head)
+        free(self.chosen_where)
+        free(self.wanted)
         free(self.pid_set.slots)
         free(self.address_set.slots)
 
-    def encode(self, Batch batch):
-        """Encode a batch; it must not be empty.
+    def encode(self, Batch batch, wanted=None):
+        """Encode a batch, or its entries of some events; there must be an entry.
 
+        Args:
+          wanted: ids of the events; None: all.
         Raises:
           MemoryError: the scratch memory cannot grow.
         """
-        if batch.n == 0:
+        if wanted is None:
+            self.n, self.ts, self.head, self.where = batch.n, batch.ts, batch.head, batch.where
+        else:
+            self.choose(batch, wanted)
+        if self.n == 0:
             raise ValueError("an empty batch has no columns")
-        self.grow_to(batch.n)
+        self.grow_to(self.n)
         with nogil:
             self.run(batch)
         if self.failed:
             raise MemoryError
+
+    cdef int choose(self, Batch batch, wanted) except -1:
+        """Bring the entries of the wanted events together."""
+        cdef uint32_t i
+        if self.wanted == NULL:
+            self.wanted = <uint8_t *> malloc(65536)
+            if self.wanted == NULL:
+                raise MemoryError
+        memset(self.wanted, 0, 65536)
+        for event_id in wanted:
+            self.wanted[<uint16_t> event_id] = 1
+        if batch.n > self.chosen_capacity:
+            self.chosen_ts = <uint64_t *> regrown(self.chosen_ts, batch.n * sizeof(uint64_t))
+            self.chosen_head = <uint64_t *> regrown(self.chosen_head, batch.n * sizeof(uint64_t))
+            self.chosen_where = <uint32_t *> regrown(self.chosen_where, batch.n * sizeof(uint32_t))
+            self.chosen_capacity = batch.n
+        self.n, self.ts, self.head, self.where = 0, self.chosen_ts, self.chosen_head, self.chosen_where
+        with nogil:
+            for i in range(batch.n):
+                if self.wanted[batch.head[i] & 0xFFFF]:
+                    self.ts[self.n] = batch.ts[i]
+                    self.head[self.n] = batch.head[i]
+                    self.where[self.n] = batch.where[i]
+                    self.n += 1
+        return 0
+
+    def count_before(self, Batch batch, uint32_t at):
+        """How many of the batch's first `at` entries the last encode() chose, where it was told which."""
+        cdef uint32_t i, found = 0
+        if self.wanted == NULL:
+            return 0
+        for i in range(min(at, batch.n)):
+            found += self.wanted[batch.head[i] & 0xFFFF]
+        return found
+
+    @property
+    def entries(self):
+        """Entries encoded."""
+        return self.n
+
+    @property
+    def first_ts(self):
+        return self.ts[0]
+
+    @property
+    def last_ts(self):
+        return self.ts[self.n - 1]
 
     def columns(self):
         """The encoded columns, copied out."""
@@ -232,20 +299,20 @@ cdef class Encoder:
             memset(self.local, 0, KINDS * sizeof(uint16_t))
             return
         self.put_array(6)
-        self.put_kinds(batch.n)
-        previous = batch.ts[0]
-        for i in range(batch.n):
-            self.values[i] = batch.ts[i] - previous
-            previous = batch.ts[i]
-        self.put_planes(self.values, batch.n, 8, 0)
+        self.put_kinds(self.n)
+        previous = self.ts[0]
+        for i in range(self.n):
+            self.values[i] = self.ts[i] - previous
+            previous = self.ts[i]
+        self.put_planes(self.values, self.n, 8, 0)
         differ = 0
-        for i in range(batch.n):
-            differ |= batch.head[i] ^ batch.head[0]
-        self.put_head_byte(batch.head, batch.n, 16, differ)
-        self.put_head_byte(batch.head, batch.n, 24, differ)
-        for i in range(batch.n):
-            self.values[i] = batch.head[i] >> 32
-        self.put_integers(batch.n, 4, &self.pid_set, 0)
+        for i in range(self.n):
+            differ |= self.head[i] ^ self.head[0]
+        self.put_head_byte(self.head, self.n, 16, differ)
+        self.put_head_byte(self.head, self.n, 24, differ)
+        for i in range(self.n):
+            self.values[i] = self.head[i] >> 32
+        self.put_integers(self.n, 4, &self.pid_set, 0)
         self.put_array(self.n_kinds)
         begin = 0
         for k in range(self.n_kinds):
@@ -301,8 +368,8 @@ cdef class Encoder:
         cdef uint16_t last = 0
         cdef uint32_t *position = <uint32_t *> self.values
         self.n_kinds = 0
-        for i in range(batch.n):
-            key = (batch.head[i] & 0xFFFF) << 1 | ((batch.where[i] & WHERE_RAW) != 0)
+        for i in range(self.n):
+            key = (self.head[i] & 0xFFFF) << 1 | ((self.where[i] & WHERE_RAW) != 0)
             if key != last_key:
                 last = self.local[key]
                 last_key = key
@@ -321,9 +388,9 @@ cdef class Encoder:
         for k in range(self.n_kinds):
             position[k] = total
             total += self.counts[k]
-        for i in range(batch.n):
+        for i in range(self.n):
             k = self.kind_of[i]
-            self.order[position[k]] = batch.where[i]
+            self.order[position[k]] = self.where[i]
             position[k] += 1
 
     cdef void put_column(self, Batch batch, uint32_t *places, uint32_t n, ColumnSpec *column) noexcept nogil:
