@@ -29,7 +29,7 @@ saved_cmdlines_size = 20000
 event_fork = true
 """
 MARKER = "written before anybody looked"
-# What others do at any time, what the kernel remembers for good, what only root's tools write, and what is too slow or refused.
+# What others do at any time, what the kernel never forgets, and what is too slow to read or refused.
 LEFT_OUT = {
     "trace_pipe", "trace_pipe_raw", "snapshot", "snapshot_raw", "trace_marker", "trace_marker_raw", "free_buffer",
     "saved_cmdlines", "saved_tgids", "available_filter_functions", "available_filter_functions_addrs", "format", "id",
