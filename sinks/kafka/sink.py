@@ -110,6 +110,7 @@ class KafkaSink:
         self._timeout_s = config.request_timeout_s
         self._channel: Channel | None = None
         self._closing: set[Channel] = set()
+        self._given_up = 0  # channels, so far
         self._lost = trio.Event()  # no broker is connected any more
         self._order = trio.Lock()  # first come, first served: batches are sent in the order of the calls
         self._check_properties()
@@ -136,9 +137,12 @@ class KafkaSink:
         """Produce the messages, and wait for all their acknowledgements."""
         batch = Batch()
         channel: Channel | None = None
+        given_up = self._given_up
         try:
             with trio.fail_after(self._timeout_s + PATIENCE_S):
                 async with self._order:
+                    if given_up != self._given_up:
+                        return Delivery.ERRORED  # what goes before it failed while it waited
                     channel = self._open()
                     await self._send(channel, parcels, batch)
                 await batch.wait()
@@ -187,11 +191,11 @@ class KafkaSink:
         try:
             await channel.check(min(self._timeout_s, LOOK_S))
         except KafkaException as e:
-            if self.state.last_error is None:
-                self.state = TransportState(last_error=describe(e))
+            self.state = TransportState(last_error=self.state.last_error or describe(e))
         else:
             self._lost = trio.Event()
-            self.state = TransportState(connected=True)
+            # Brokers that answer may still not take what they are sent: that is told until they do.
+            self.state = TransportState(connected=True, last_error=self.state.last_error)
 
     def _open(self) -> Channel:
         """The producer in use; a new one where the last was given up."""
@@ -210,7 +214,8 @@ class KafkaSink:
             self._give_up(self._channel)
 
     def _failed(self, channel: Channel | None, why: str) -> None:
-        self.state = TransportState(connected=self.state.connected, last_error=why)
+        self.state = TransportState(last_error=why)
+        self._lost.set()
         self._give_up(channel)
 
     def _give_up(self, channel: Channel | None) -> None:
@@ -218,6 +223,7 @@ class KafkaSink:
         if channel is None or channel is not self._channel:
             return
         self._channel = None
+        self._given_up += 1
         self._maps.forget()
         self._closing = {of for of in self._closing if not of.closed.is_set()} | {channel}
         channel.close()

@@ -1,5 +1,6 @@
 """The Kafka sink beside brokers: what it is told to deliver is there, once what it says is that it is."""
 
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -253,20 +254,39 @@ async def test_a_wrong_password_is_an_error_that_says_so(segment: Path, tmp_path
             assert "wrong" not in str(sink.state)
 
 
-async def test_a_failure_takes_back_what_waits_behind_it(segment: Path) -> None:
-    """No later block may arrive before one that is sent again."""
-    async with running(f"127.0.0.1:{free_port()}", request_timeout_s=1.0) as sink:
-        parcels = parcels_of(segment)
-        found: list[Delivery] = []
+async def test_nothing_overtakes_a_batch_that_failed(tansu: Tansu, segment: Path) -> None:
+    """The broker stands still until the first batch fails: those behind it must fail too, though it goes on then."""
+    create_topics(tansu.address, "ftrace-maps", ("ftrace",))
+    parcels = parcels_of(segment)
+    maps, blocks = [p for p in parcels if p.stream is None], [p for p in parcels if p.stream is not None]
+    batches = [[*maps, *blocks[:2]], blocks[2:4], blocks[4:6], blocks[6:]]
+    answers: dict[int, Delivery] = {}
+    assert tansu.process is not None
 
-        async def deliver(batch: list[Parcel]) -> None:
-            found.append(await sink.deliver(batch))
+    async with running(tansu.address, request_timeout_s=2.0) as sink:
+        assert await sink.deliver(maps) is Delivery.DELIVERED
+        tansu.process.send_signal(signal.SIGSTOP)
 
-        with trio.fail_after(20):
+        async def deliver(at: int) -> None:
+            answers[at] = await sink.deliver(batches[at])
+            tansu.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+
+        with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
-                for at in (-3, -2, -1):
-                    nursery.start_soon(deliver, [parcels[at]])
-        assert found == [Delivery.ERRORED] * 3
+                for at in range(len(batches)):
+                    nursery.start_soon(deliver, at)
+                    await trio.testing.wait_all_tasks_blocked(0)
+        assert set(answers.values()) == {Delivery.ERRORED}
+        assert "timed out" in (sink.state.last_error or "").lower()
+        for batch in batches:
+            await deliver_until_done(sink, batch)
+    seen: dict[str, list[int]] = {}
+    for key, number in await trio.to_thread.run_sync(read_numbers, tansu.address):
+        seen.setdefault(key, []).append(number)
+    assert {key: list(dict.fromkeys(numbers)) for key, numbers in seen.items()} == {
+        "host/main/0": list(range(5)),
+        "host/main/1": list(range(5)),
+    }
 
 
 @pytest.mark.parametrize(
