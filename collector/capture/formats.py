@@ -42,10 +42,12 @@ class Renewal:
     Args:
       make_plan: a plan of the same pages that knows no event.
       reread: (event id, system, name) -> the format as it is now; None when it is not of that id any more.
+      is_dynamic: (system, name) -> whether the event was made at run time, so that it can go at any time.
     """
 
     make_plan: Callable[[], Plan]
     reread: Callable[[int, str, str], EventFormat | None]
+    is_dynamic: Callable[[str, str], bool]
 
 
 class FormatBook:
@@ -71,6 +73,7 @@ class FormatBook:
         self._read_format = read_format
         self._build_object = build_object
         self._renewal = renewal
+        self.has_dynamic = False  # an event was met that can go at any time
         self._lock = threading.Lock()
         self._bodies: dict[bytes, bytes] = {}  # {object id: object body}
 
@@ -85,6 +88,8 @@ class FormatBook:
                 return
             found = self._read_format(event_id)
             event = build_unknown_plan(event_id) if found is None else build_event_plan(found)
+            if self._renewal is not None and not self.has_dynamic:
+                self.has_dynamic = not event.is_known or self._renewal.is_dynamic(event.system, event.name)
             edition.add(event, self._keep(event))
 
     def renew(self, edition: Edition) -> frozenset[int]:

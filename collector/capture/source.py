@@ -61,7 +61,7 @@ class Source:
         self.formats = FormatIndex(tree)
         make_plan = partial(Plan, self.layout, self._common_head())
         self.plan = make_plan()
-        renewal = Renewal(make_plan, self.formats.reread) if tree.live else None
+        renewal = Renewal(make_plan, self.formats.reread, self.formats.is_dynamic) if tree.live else None
         self.book = FormatBook(self.plan, self.formats.get, _format_object, renewal)
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []

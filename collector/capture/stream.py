@@ -233,7 +233,7 @@ class Stream:
         again = bool(ask & (Ask.FLUSH | Ask.SAMPLE))
         if self.lease is not None:
             self._close(worker, visit)  # before the block outgrows the lease that it waited for
-        if self._book.is_renewable and not self._renew_formats(worker, visit):
+        if self._watches_formats(ask) and not self._renew_formats(worker, visit):
             return visit
         first, known = len(batch), len(self._edition.plan.events)
         while True:
@@ -248,7 +248,7 @@ class Stream:
             elif status in ring.REASONS:
                 self._note_malformed(ring.REASONS[status], detail)
             elif status == ring.FULL:
-                self._check_formats(first, known)
+                self._check_formats(ask, first, known)
                 if not self._close(worker, visit):
                     return visit
                 self._adopt_formats()
@@ -260,7 +260,7 @@ class Stream:
                 visit.at_end = status == ring.EMPTY
                 visit.errno = detail if status == ring.FAILED else None
                 break
-        self._check_formats(first, known)
+        self._check_formats(ask, first, known)
         if ask & Ask.SAMPLE and visit.errno is None:
             visit.sample = self._sample(visit, visit.at_end)
         if ask & Ask.CLOSE or (ask & Ask.FLUSH and time.monotonic() - self._opened_s >= self._block_age_s):
@@ -299,6 +299,14 @@ class Stream:
         self._ambiguous.clear()
         return True
 
+    def _watches_formats(self, ask: Ask) -> bool:
+        """Whether this visit looks for ids that have changed their meaning.
+
+        Two looks at `stats` cost as much as reading 100 KiB. Events that the kernel was built with stay; a module's
+        go too seldom for a look at each visit.
+        """
+        return self._book.is_renewable and (self._book.has_dynamic or bool(ask & Ask.SAMPLE))
+
     def _renew_formats(self, worker: Worker, visit: Visit) -> bool:
         """Before anything is read: what is in the batch already means what it meant.
 
@@ -318,14 +326,14 @@ class Stream:
             self._edition = self._book.edition
             self._batch.adopt(self._edition.plan)
 
-    def _check_formats(self, first: int, known: int) -> None:
+    def _check_formats(self, ask: Ask, first: int, known: int) -> None:
         """After reading: entries of events that have changed meanwhile are kept as bytes.
 
         Args:
           first: index of the first entry that was read since the last check.
           known: events that were known at the last check; what was learnt since may be newer than the entry.
         """
-        if not self._book.is_renewable or len(self._batch) == first:
+        if not self._watches_formats(ask) or len(self._batch) == first:
             return
         was_reset = self._was_reset()
         if self._was_checked and not was_reset and self.is_live:  # a recorder is read seldom, and its resets don't show

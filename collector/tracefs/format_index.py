@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 
 from collector.errors import TracefsFormatError, TracefsMissingError
+from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
+from collector.tracefs.dynamic import parse_dynamic_events
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.formats import INTERNAL_SYSTEM, EventFormat
@@ -66,6 +68,11 @@ class FormatIndex:
         self._names.pop(event_id, None)
         self._listed_s = -math.inf
         return None
+
+    def is_dynamic(self, system: str, name: str) -> bool:
+        """Whether the event was made at run time: a probe, a synthetic or a user event."""
+        listed = parse_dynamic_events(self._tree.try_read_text(DYNAMIC_FILE) or "")
+        return any((event.group, event.name) == (system, name) for event in listed)
 
     def _read_listed(self, event_id: int) -> EventFormat | None:
         """The format of the event that had the id when they were listed, if it has it still."""

@@ -130,7 +130,7 @@ class Rig:
         make_plan = partial(ring.Plan, layout, common_head(made_formats()[505]))
         self.plan = make_plan()
         self.asked_for: list[int] = []  # ids whose format was looked up
-        renewal = Renewal(make_plan, self._reread) if self.renewable else None
+        renewal = Renewal(make_plan, self._reread, lambda system, name: system == "probes") if self.renewable else None
         self.book = FormatBook(self.plan, self._format, lambda value: build_object("format", value), renewal)
         self.evidence: list[tuple[StreamKey, str, bytes]] = []
         self.batch = FailingBatch(

@@ -10,7 +10,7 @@ from collector.batch import Block
 from collector.capture.stream import Ask
 from collector.tracefs.formats import parse_event_format
 from tests import pages as made
-from tests.capture.rig import Rig, as_file, as_ring, blocks_of, make_stats
+from tests.capture.rig import Rig, as_file, as_ring, blocks_of, made_formats, make_stats
 
 PROBE = 510
 OLD = parse_event_format(made.format_text("one", PROBE, ("u64 a", 8, 8, 0)), "probes")
@@ -150,3 +150,20 @@ def test_an_event_that_is_gone_and_one_without_a_format_are_looked_up_anew(ring:
         fed.append(probes(count, 2000))
         rig.say(read=count)
         assert [found for found, _ in shown(rig, blocks_of(rig.visit(Ask.CLOSE)))] == [name]
+
+
+def test_counters_are_looked_at_for_events_that_can_go_or_with_a_sample_alone(ring: tuple[Rig, list[bytes]]) -> None:
+    rig, fed = ring
+    rig.formats[505] = made_formats()[505]
+    looks = []
+    read_stats = rig.stream._read_stats
+    assert read_stats is not None
+    rig.stream._read_stats = lambda: looks.append(1) or read_stats()
+    for event_id, ask, wanted in (
+        (505, Ask.FLUSH, 0), (505, Ask.FLUSH, 0), (505, Ask.SAMPLE, 3), (PROBE, Ask.FLUSH, 1), (505, Ask.FLUSH, 2),
+    ):  # fmt: skip
+        looks.clear()
+        fed.append(probes(1, 1000, event_id))
+        rig.say(read=rig.stream.decoded + 1)
+        rig.visit(ask)
+        assert len(looks) == wanted, (event_id, ask)
