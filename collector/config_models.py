@@ -57,6 +57,7 @@ class ArchiveConfig(Section):
     rotate_at: Period = None  # seals at each multiple of so many seconds of wall time too, in UTC
     max_bytes: Annotated[int, Field(ge=2 * MIB)] = 10 * GIB  # sealed segments are removed, oldest first, to stay below
     max_age_s: Annotated[float, Field(ge=0)] = 0.0  # segments that were sealed longer ago are removed; 0: none are
+    keep_until_acknowledged: bool = False  # a segment of which something is still to reach one of [[sinks]] stays
     min_free_bytes: Annotated[int, Field(ge=0)] = GIB  # free space that archiving leaves; see min_free_of()
     reserve_bytes: Annotated[int, Field(ge=0, le=GIB)] = MIB  # a file that makes room for sealing on a full disk
     compression: Literal["zstd", "lz4", "none"] = "zstd"

@@ -203,6 +203,8 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
             names,
             start_thread,
         )
+        if config.archive.keep_until_acknowledged:
+            sink.acknowledgements.extend(fanout.acknowledgements())
         await sink.open()
         pipeline.archive = sink
         await fanout.open()

@@ -121,6 +121,28 @@ class Transport(Protocol):
         ...
 
 
+class SealedSegment(Protocol):
+    """What is told of a segment of the archive."""
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        ...
+
+    @property
+    def last_blocks(self) -> Mapping[StreamKey, int] | None:
+        """{stream: number of its last block in the segment}; None for a segment of an earlier run."""
+        ...
+
+
+class Acknowledgements(Protocol):
+    """Somebody who takes what the archive has to another place."""
+
+    def is_acknowledged(self, segment: SealedSegment) -> bool:
+        """Whether nothing of the segment is still to arrive there; called in the archive's thread."""
+        ...
+
+
 class Follower(Protocol):
     """Brings the archive's sealed segments to a receiver: it reads the archive's folder, and is given no parcels.
 
@@ -137,4 +159,8 @@ class Follower(Protocol):
 
     def snapshot(self) -> SinkSnapshot:
         """What the metrics say; one segment is one request."""
+        ...
+
+    def is_acknowledged(self, segment: SealedSegment) -> bool:
+        """As Acknowledgements have it."""
         ...

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from collector.archive.frame import Kind
-from collector.batch import Block, Delivery
+from collector.batch import Block, Delivery, StreamKey
 from collector.snapshot import SinkSnapshot
 from sinks.base import Item, Parcel, Transport
 from sinks.log import DAMAGED, QUEUE_FULL, REJECTED, SHUTDOWN, START, Appended, Entry, Log, Lost, Position
@@ -93,6 +93,8 @@ class NetworkRunner:
         self._one_by_one = 0  # entries that are sent in batches of one, to find those that are rejected
         self._running = False  # transport.run() is
         self._ended = False  # the log has all that there will be
+        self._last_put: dict[StreamKey, int] = {}  # {stream: number of its last block that was put}
+        self._settled: dict[StreamKey, int] = {}  # {stream: number of the last block that was acknowledged or rejected}
         self._closing = False
         self._scope = trio.CancelScope()
         self._log_lock = trio.Lock()  # the order of the jobs is the order in which their results are taken
@@ -107,11 +109,14 @@ class NetworkRunner:
         replayed = await self._in_thread(self._log.open)
         self.stats.replayed_events = self._spooled_events = replayed
         self._behind = self._log.durable
+        if replayed:
+            self._note_waiting()
 
     def put(self, item: Item, release: Release | None = None) -> None:
         """Queue an item; `release` is called when it is off our hands."""
         self._items.append((item, release))
         if isinstance(item, Block):
+            self._last_put[item.stream] = item.number
             self.stats.offered_events += item.events
             self._item_events += item.events
             self._item_bytes += len(item.body)
@@ -158,6 +163,23 @@ class NetworkRunner:
     def stalled_s(self) -> float:
         """Seconds without an acknowledgement while something waits; 0 when nothing does."""
         return trio.current_time() - self._waiting_since_s if self._waiting_since_s is not None else 0.0
+
+    def has_settled(self, last_blocks: Mapping[StreamKey, int] | None) -> bool:
+        """Whether nothing is to be sent any more of blocks up to these; from any thread.
+
+        What the sink gave up by its policy is not to be sent.
+
+        Args:
+          last_blocks: {stream: block number}; None: those of earlier runs.
+        """
+        if self._waiting_since_s is None:
+            return True
+        if last_blocks is None:
+            return bool(self._settled)  # a block of this run was: those of earlier runs went before it
+        return all(
+            self._settled.get(stream, -1) >= min(number, self._last_put.get(stream, -1))
+            for stream, number in last_blocks.items()
+        )
 
     def snapshot(self) -> SinkSnapshot:
         """What the metrics say."""
@@ -449,8 +471,11 @@ class NetworkRunner:
 
     def _settle_entry(self, entry: Entry) -> None:
         self._let_go(entry)
+        parcel = entry.parcel
+        if parcel.stream is not None and parcel.number >= 0:
+            self._settled[parcel.stream] = parcel.number
         if self._log.durable:
-            self._spooled_events -= entry.parcel.events
+            self._spooled_events -= parcel.events
 
     async def _start_again(self) -> None:
         """All batches are back, one of them not delivered: send from there on again, after a while."""

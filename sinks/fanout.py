@@ -17,7 +17,7 @@ import trio
 
 from collector.batch import Block, Note, NoteKind, SinkState
 from collector.snapshot import SinkSnapshot
-from sinks.base import Follower, Item
+from sinks.base import Acknowledgements, Follower, Item, SealedSegment
 from sinks.delivery import NetworkRunner
 from sinks.options import FilterOptions
 from sinks.runner import SinkRunner
@@ -44,6 +44,13 @@ class Route:
         if not self.takes(block.stream.instance, block.stream.cpu):
             return None
         return block if self.variant is None else block.variants[self.variant]
+
+    def is_acknowledged(self, segment: SealedSegment) -> bool:
+        """Whether nothing of a segment of the archive is still to be sent here."""
+        blocks = segment.last_blocks
+        if blocks is not None:
+            blocks = {key: number for key, number in blocks.items() if self.takes(key.instance, key.cpu)}
+        return self.runner.has_settled(blocks)
 
     def wants(self, note: Note) -> bool:
         """Whether it is given a note."""
@@ -83,6 +90,10 @@ class Fanout:
     def sinks(self) -> tuple[SinkSnapshot, ...]:
         """The other sinks, as they are now."""
         return (*(route.runner.snapshot() for route in self._routes), *(f.snapshot() for f in self._followers))
+
+    def acknowledgements(self) -> tuple[Acknowledgements, ...]:
+        """The other sinks, as retention asks them."""
+        return (*self._routes, *self._followers)
 
     def put(self, item: Item, release: Release | None = None) -> None:
         """Queue an item for all that are given it; `release` is called when the last has let go."""

@@ -9,7 +9,6 @@ the limits, unless it is too old.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from collector.batch import StreamKey
 
@@ -27,14 +26,6 @@ class Sealed:
     @property
     def name(self) -> str:
         return self.path.name
-
-
-class Acknowledgements(Protocol):
-    """Somebody who takes what the archive has to another place; asked in the archive's thread."""
-
-    def is_acknowledged(self, segment: Sealed) -> bool:
-        """Whether all of the segment has arrived there."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from collector.archive.reserve import give_up_reserve, hold_reserve
 from collector.archive.segment import SUFFIX, start_ns_of
 from collector.batch import StreamKey
 from collector.errors import ArchiveError
-from sinks.file.retention import Acknowledgements, Choice, Limits, Sealed, choose
+from sinks.base import Acknowledgements
+from sinks.file.retention import Choice, Limits, Sealed, choose
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ class Shelf:
     def newest_ns(self) -> int:
         """Wall time in the name of the newest segment; 0 without one."""
         return max((segment.start_ns for segment in self.segments), default=0)
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """Wall time at which the oldest segment began."""
+        return self.segments[0].start_ns if self.segments else None
 
     def fill(self) -> None:
         """Look what the folder has."""

@@ -21,10 +21,9 @@ from collector.archive.segment import SegmentWriter, start_ns_of
 from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
-from sinks.base import Item, SegmentContext
+from sinks.base import Acknowledgements, Item, SegmentContext
 from sinks.file.notes import Pending, write_note
 from sinks.file.policy import FilePolicy
-from sinks.file.retention import Acknowledgements
 from sinks.file.shelf import Shelf
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,6 @@ class FileSink:
       context: for headers and coverage.
       maps: names that the blocks refer to.
       in_thread: runs a function in the sink's thread and gives its result.
-      acknowledgements: retention removes no segment that one of them does not have; asked in the sink's thread.
     """
 
     name = "archive"
@@ -52,7 +50,6 @@ class FileSink:
         context: SegmentContext,
         maps: MapSource,
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-        acknowledgements: Sequence[Acknowledgements] = (),
     ) -> None:
         self.policy = policy
         self.state = SinkState()
@@ -60,7 +57,7 @@ class FileSink:
         self._context = context
         self._maps = maps
         self._in_thread = in_thread
-        self.acknowledgements = list(acknowledgements)
+        self.acknowledgements: list[Acknowledgements] = []  # those that must have a segment before it goes
         self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements)
         self._lock: ArchiveLock | None = None
         self._writer: SegmentWriter | None = None
@@ -385,7 +382,7 @@ class FileSink:
 
     def _note_state(self) -> None:
         shelf, writer = self._shelf, self._writer
-        oldest_ns = shelf.segments[0].start_ns if shelf.segments else start_ns_of(writer.path) if writer else None
+        oldest_ns = shelf.oldest_ns if shelf.segments or writer is None else start_ns_of(writer.path)
         self.state = SinkState(
             bytes=shelf.total_bytes + self._open_bytes(),
             segments=len(shelf.segments) + (writer is not None),

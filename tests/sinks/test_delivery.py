@@ -1,7 +1,8 @@
 """The runner of network sinks under a virtual clock: at least once, in order, and every entry accounted for."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import trio
 from trio.testing import MockClock
 
 from collector.archive.frame import Kind
-from collector.batch import Block
+from collector.batch import Block, StreamKey
 from sinks.delivery import NetworkRunner
+from sinks.fanout import Route
 from sinks.log import Log, MemoryLog
-from sinks.options import SinkCommon
+from sinks.options import FilterOptions, SinkCommon
 from sinks.spool import Spool, SpoolPolicy
-from tests.contract.made import MIB, Context, Maps, block, gap, in_place
+from tests.contract.made import KEY, MIB, RUN, Context, Maps, block, gap, in_place
 from tests.contract.receiver import MemoryTransport, Receiver
 
 MakeRunner = Callable[..., NetworkRunner]
@@ -406,3 +408,53 @@ async def test_notes_alone_are_delivered_too(kind: str, tmp_path: Path, autojump
 def test_the_made_block_is_one() -> None:
     made = block(3)
     assert isinstance(made, Block)
+
+
+# ---- what retention of the archive asks
+
+
+@dataclass
+class Segment:
+    last_blocks: Mapping[StreamKey, int] | None
+    name: str = "x.ftseg"
+
+
+async def test_a_segment_is_acknowledged_once_its_last_blocks_are(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path)
+    route = Route(world.runner, FilterOptions(cpus="0"))
+
+    def has(last_block: int) -> bool:
+        other = StreamKey(RUN, "main", 1)  # which the sink is not given
+        return route.is_acknowledged(Segment({KEY: last_block, other: 1000}))
+
+    async with world.running():
+        world.put(0, 1)
+        await world.deliver_all()
+        assert has(1)
+        assert has(5)  # the last block that it was given; of those behind it the filter left nothing
+        world.receiver.up = False
+        world.put(2, 3)
+        await trio.sleep(50)
+        assert (has(1), has(2), has(3)) == (True, False, False)
+        await world.deliver_all()
+        assert has(3)
+
+
+async def test_segments_of_earlier_runs_wait_for_what_they_left_in_the_spool(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    first = World("disk", tmp_path)
+    first.receiver.up = False
+    async with first.running(1.0):
+        first.put(0, 1)
+    second = World("disk", tmp_path)
+    second.receiver.up = False
+    route = Route(second.runner, FilterOptions())
+    async with second.running():
+        await trio.sleep(50)
+        assert not route.is_acknowledged(Segment(None))
+        await second.deliver_all()
+        await second.until(lambda: route.is_acknowledged(Segment(None)))
+    assert second.receiver.numbers == [0, 1]
