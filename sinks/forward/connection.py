@@ -1,5 +1,6 @@
 """One connection to a server: the handshake, chunks on their way, and the acknowledgements that come in any order."""
 
+import os
 import secrets
 import ssl
 from dataclasses import dataclass
@@ -78,11 +79,9 @@ class Connection:
         """Whether chunks may still be sent on it."""
         return self.failure is None and not self._retiring
 
-    async def send(self, chunk: str, message: bytes, deadline_s: float) -> SentChunk:
+    async def send(self, chunk: str, message: bytes, timeout_s: float) -> SentChunk:
         """Put a chunk on the wire, behind those before it; one at a time.
 
-        Args:
-          deadline_s: by trio's clock.
         Raises:
           ConnectionFailed: it did not go out; what had gone out before may arrive or not.
         """
@@ -90,10 +89,10 @@ class Connection:
             raise self.failure
         sent = self._sent[chunk] = SentChunk()
         try:
-            with trio.fail_at(deadline_s):
+            with trio.fail_after(timeout_s):
                 await self._stream.send_all(message)
         except trio.TooSlowError:
-            raise self.fail("the server does not take what is sent") from None
+            raise self.fail(f"the server has not taken a message for {timeout_s:g} s") from None
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as e:
             raise self.fail(explain_failure(e)) from e
         except trio.Cancelled:
@@ -203,7 +202,7 @@ async def _shake_hands(stream: Stream, address: Address, credentials: Credential
     if credentials is None:
         return Connection(stream, address, reader, stays=True)
     helo = parse_helo(await _receive(stream, reader))
-    salt = secrets.token_bytes(SALT_BYTES)
+    salt = secrets.token_hex(SALT_BYTES)
     await stream.send_all(build_ping(helo, credentials, salt))
     check_pong(await _receive(stream, reader), helo, credentials, salt)
     return Connection(stream, address, reader, stays=helo.keepalive)
@@ -220,11 +219,13 @@ async def _receive(stream: Stream, reader: MessageReader) -> object:
     raise ProtocolError("closed", "the server has closed the connection in the handshake")
 
 
-def explain_failure(error: Exception) -> str:
+def explain_failure(error: BaseException) -> str:
     """Say why a connection failed; a broken stream carries what broke it as its cause."""
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.strerror:
-        return error.strerror.lower()
-    cause = error.__cause__
-    while isinstance(cause, ExceptionGroup):  # an attempt for each of a host's addresses
-        cause = cause.exceptions[0]
-    return explain(cause if isinstance(cause, Exception) else error)
+    cause: BaseException = error
+    while not isinstance(cause, ssl.SSLError) and getattr(cause, "errno", None) is None and cause.__cause__ is not None:
+        cause = cause.__cause__
+        while isinstance(cause, ExceptionGroup):  # an attempt for each of a host's addresses
+            cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and (cause.errno or 0) > 0:
+        return os.strerror(cause.errno or 0).lower()
+    return explain(cause if isinstance(cause, Exception) else RuntimeError(type(cause).__name__))

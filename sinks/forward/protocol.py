@@ -88,17 +88,17 @@ def build_chunk(tag: str, entries: bytes, count: int, chunk: str, *, is_gzip: bo
     return b"\x93" + pack(tag) + head + entries + pack(option)
 
 
-def build_ping(helo: Helo, credentials: Credentials, salt: bytes) -> bytes:
+def build_ping(helo: Helo, credentials: Credentials, salt: str) -> bytes:
     """Give the answer to a HELO.
 
-    Raises:
-      ProtocolError: the server asks for a user, and none is configured.
+    Fluent Bit gives a salt for passwords also when it has no users, so that without one of ours the user is empty.
+
+    Args:
+      salt: of ours; text, because Fluent Bit takes no bin.
     """
-    if helo.auth and not credentials.user:
-        raise ProtocolError("auth", "the server asks for a user and a password; none are configured")
-    user, password = (credentials.user, credentials.password) if helo.auth else ("", "")
-    digest = _hex(helo.auth, user.encode(), password.encode()) if helo.auth else ""
-    proof = _hex(salt, credentials.host.encode(), helo.nonce, credentials.shared_key)
+    user = credentials.user if helo.auth else ""
+    digest = _hex(helo.auth, user.encode(), credentials.password.encode()) if user else ""
+    proof = _hex(salt.encode(), credentials.host.encode(), helo.nonce, credentials.shared_key)
     return pack(["PING", credentials.host, salt, proof, user, digest])
 
 
@@ -117,7 +117,7 @@ def parse_helo(message: object) -> Helo:
     raise ProtocolError("handshake", f"expected HELO from the server, got {_shown(message)}")
 
 
-def check_pong(message: object, helo: Helo, credentials: Credentials, salt: bytes) -> None:
+def check_pong(message: object, helo: Helo, credentials: Credentials, salt: str) -> None:
     """Check the server's answer to our PING.
 
     Raises:
@@ -130,9 +130,12 @@ def check_pong(message: object, helo: Helo, credentials: Credentials, salt: byte
             raise ProtocolError("handshake", f"expected PONG from the server, got {_shown(message)}")
     if not ok:
         text = _shown(reason) if reason else "without a reason"
-        raise ProtocolError("auth", f"the server refuses us: {text}; check shared_key, user and password")
+        hint = "check shared_key, user and password"
+        if helo.auth and not credentials.user:
+            hint = "check shared_key; it asks for a user, and none is configured"
+        raise ProtocolError("auth", f"the server refuses us: {text}; {hint}")
     name, proof = _binary(host), _binary(digest)
-    if not hmac.compare_digest(proof, _hex(salt, name, helo.nonce, credentials.shared_key).encode()):
+    if not hmac.compare_digest(proof, _hex(salt.encode(), name, helo.nonce, credentials.shared_key).encode()):
         raise ProtocolError("server_digest", f"the server {_shown(host)} does not have the shared key: wrong digest")
     if name == credentials.host.encode():
         raise ProtocolError(

@@ -46,12 +46,12 @@ def test_compressing_the_same_twice_gives_the_same() -> None:
 @pytest.mark.parametrize("auth", [b"", b"salt-for-passwords"])
 def test_a_handshake_with_both_digests(auth: bytes) -> None:
     helo = parse_helo(["HELO", {"nonce": b"no\xffnce", "auth": auth, "keepalive": True}])
-    ping = msgpack.unpackb(build_ping(helo, US, b"salt"))
+    ping = msgpack.unpackb(build_ping(helo, US, "salt"))
     assert ping == [
-        "PING", "us", b"salt", hex_of(b"salt", b"us", b"no\xffnce", b"key"), "user" if auth else "",
+        "PING", "us", "salt", hex_of(b"salt", b"us", b"no\xffnce", b"key"), "user" if auth else "",
         hex_of(auth, b"user", b"pass") if auth else "",
     ]  # fmt: skip
-    check_pong(["PONG", True, "", "them", hex_of(b"salt", b"them", b"no\xffnce", b"key")], helo, US, b"salt")
+    check_pong(["PONG", True, "", "them", hex_of(b"salt", b"them", b"no\xffnce", b"key")], helo, US, "salt")
 
 
 def test_nonces_may_be_text_that_is_no_utf8() -> None:
@@ -74,13 +74,15 @@ def test_nonces_may_be_text_that_is_no_utf8() -> None:
 )
 def test_a_server_without_the_key_is_refused(pong: object, reason: str) -> None:
     with pytest.raises(ProtocolError) as caught:
-        check_pong(pong, Helo(b"nonce", b"", True), US, b"salt")
+        check_pong(pong, Helo(b"nonce", b"", True), US, "salt")
     assert caught.value.reason == reason
 
 
-def test_a_user_that_is_asked_for_but_not_configured_is_an_error() -> None:
-    with pytest.raises(ProtocolError, match="user"):
-        build_ping(Helo(b"n", b"auth", True), Credentials("us", b"key"), b"salt")
+def test_without_a_user_a_server_that_asks_for_one_decides() -> None:
+    helo, us = Helo(b"n", b"auth", True), Credentials("us", b"key")
+    assert msgpack.unpackb(build_ping(helo, us, "salt"))[4:] == ["", ""]
+    with pytest.raises(ProtocolError, match="asks for a user"):
+        check_pong(["PONG", False, "no such user", "", ""], helo, us, "salt")
 
 
 @pytest.mark.parametrize("message", [[], ["HELO"], ["PONG", {}], {"ack": "x"}, None, ["HELO", {"nonce": 5}]])
