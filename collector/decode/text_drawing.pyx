@@ -42,7 +42,11 @@ cdef int kind_of_drawing(const uint8_t *p, const uint8_t *stop, const Form *form
         p = behind_blanks(p)
         q = behind_number(p, &value)
         return LINE_GRAPH if q > p and q[0] == c')' and q[1] == c' ' else LINE_MORE
-    return LINE_GRAPH if find_bytes(p, end, b"|  ", 3) != NULL else LINE_MORE
+    if form.graph_abstime:   # with nothing else in the line either
+        return LINE_GRAPH
+    if form.graph_duration:
+        return LINE_GRAPH if find_bytes(p, end, b"|  ", 3) != NULL else LINE_MORE
+    return LINE_GRAPH if form.graph_proc and find_bytes(p, end, b" | ", 3) != NULL else LINE_MORE
 
 
 cdef const uint8_t *behind_drawing(const uint8_t *p, const uint8_t *stop) noexcept nogil:

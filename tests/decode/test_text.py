@@ -351,6 +351,22 @@ def test_function_graph_with_times_and_processes() -> None:
     assert (entry.ts, entry.cpu, entry.pid, parsed.folded) == (73_490546_000, 1, 281, 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "begin"),
+    [
+        ("funcgraph-abstime funcgraph-proc", b" 2479.677478 |   python-169   | "),
+        ("funcgraph-abstime", b" 2479.677478 |  "),
+        ("funcgraph-proc", b"  python-169   | "),
+    ],
+)
+def test_function_graph_without_the_columns_of_cpu_and_duration(options: str, begin: bytes) -> None:
+    lines = [begin + text + b"\n" for text in (b"vfs_fstatat() {", b"  getname_flags();", b"}")]
+    options += " nofuncgraph-cpu nofuncgraph-duration"
+    parsed = parse(b"".join(lines), tracer="function_graph", options=options)
+    assert [e.message + b"\n" for e in parsed.entries] == lines
+    assert (parsed.folded, parsed.unparsed) == (1, 0)
+
+
 def test_function_graph_with_times(recorded_case: Callable[[str], Path]) -> None:
     case = recorded_case("6.12/function_graph")
     text = re.sub(rb"^#.*\n", b"", (case / "trace.abstime.txt").read_bytes(), flags=re.MULTILINE)
