@@ -32,7 +32,6 @@ TARGET_MB_PER_S = 400.0
 TARGET_PERCENT = 12.0  # on top of reading and dropping
 BUFFER_KB = 131072  # the kernel formats slower than the load traces: the ring takes what waits
 PAIRS_PER_RUN = 3  # a pair takes some 5 s; the first is not counted: what start-up has left to do is in it
-MOST_UNREAD = 20_000  # entries; while tracing is on, other work on the machine adds some
 POLL_S = 0.05
 BLOCK_PAGES = 3  # as the default block of 1 MiB has
 CAPACITY = 40_000
@@ -163,9 +162,9 @@ def _record(programs: Programs, load: Load, out: Path) -> None:
         try:
             programs.run_load(load, 2 * load.small_count)
             tree.write("tracing_on", "0")
-            _wait_drained(tree, 0)
+            _wait_drained(tree)
         finally:
-            _end_reader(reader)
+            _end_reader(reader, tree)
 
 
 def _start_reader(programs: Programs, tree: TracefsDir, mode: str, out: Path | str) -> "subprocess.Popen[str]":
@@ -175,7 +174,8 @@ def _start_reader(programs: Programs, tree: TracefsDir, mode: str, out: Path | s
     return reader
 
 
-def _end_reader(reader: "subprocess.Popen[str]") -> None:
+def _end_reader(reader: "subprocess.Popen[str]", tree: TracefsDir) -> None:
+    tree.write("tracing_on", "0")  # it reads to the end of its pipe, which a busy machine would never let it see
     reader.send_signal(signal.SIGTERM)
     reap(reader)
 
@@ -201,9 +201,13 @@ def _run_pairs(programs: Programs, work: Path, load: Load, config: Path, count: 
         try:
             sides = [_Side(plain.pid, dropped), _Side(daemon.process.pid, top.instance(name))]
             for number in range(count + 1):
-                programs.run_load(load, load.small_count)
                 for side in sides:
-                    _wait_drained(side.tree, MOST_UNREAD)
+                    side.tree.write("tracing_on", "1")
+                programs.run_load(load, load.small_count)
+                for side in sides:  # else other work on a busy machine goes on faster than it is read
+                    side.tree.write("tracing_on", "0")
+                for side in sides:
+                    _wait_drained(side.tree)
                 pair = Pair(*[side.take() for side in sides])
                 if number:
                     pairs.append(pair)
@@ -213,7 +217,7 @@ def _run_pairs(programs: Programs, work: Path, load: Load, config: Path, count: 
                 say(f"text {load.name}: the plain reader lost {lost}")
             time.sleep(FLUSHED_S)
         finally:
-            _end_reader(plain)
+            _end_reader(plain, dropped)
         daemon.stop()
     return pairs, read_archive(out).describe()
 
@@ -234,10 +238,10 @@ class _Side:
         return cost
 
 
-def _wait_drained(tree: TracefsDir, most: int) -> None:
-    """Wait until at most so many entries are unread."""
+def _wait_drained(tree: TracefsDir) -> None:
+    """Wait until no entry is unread; tracing is off."""
     deadline_s = time.monotonic() + TIMEOUT_S
-    while tree.read_stats(TRACED_CPU).entries > most:
+    while tree.read_stats(TRACED_CPU).entries:
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{tree.path}: not read to its end in {TIMEOUT_S:g} s")
         time.sleep(POLL_S)
