@@ -129,7 +129,6 @@ class StreamTransport:
                             return Delivery.REJECTED
                     await self._send(connection, parcels)
                     until = connection.sent
-                    connection.pending.append((until, parcels))
                 while connection.acked < until and not connection.is_broken:
                     await connection.news.wait()
         except trio.TooSlowError:
@@ -212,13 +211,15 @@ class StreamTransport:
 
     @staticmethod
     async def _send(connection: _Connection, parcels: Sequence[Parcel]) -> None:
+        # Counted first: the receiver may acknowledge the beginning before the end is on its way.
+        connection.sent += len(parcels)
+        connection.pending.append((connection.sent, parcels))
         parts = []
         for parcel in parcels:
             head, tail = build_head_tail(parcel.kind, parcel.body)
             parts += [head, parcel.body, tail]
         if parts:
             await connection.stream.send_all(b"".join(parts))
-        connection.sent += len(parcels)
 
     def _remember(self, parcels: Sequence[Parcel]) -> None:
         """What a next connection has to begin with: the names for whatever was not acknowledged."""

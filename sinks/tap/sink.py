@@ -3,6 +3,7 @@
 A subscriber that does not keep up is ended and counted. Nothing waits for it: delivering is putting into queues.
 """
 
+import contextlib
 import logging
 import os
 from collections import deque
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 10.0
 SEND_BYTES = 1 << 18
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)  # a subscriber that is not there any more
 MAX_BODY_BYTES = 64 * MIB
 
 
@@ -148,8 +150,8 @@ class Tap:
                         return
                 if not hello.cancelled_caught:
                     await self._feed(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                pass  # it has gone
+            except GONE:
+                pass
             except SegmentError as e:
                 logger.warning("cut a subscriber of the tap off", extra={"fields": {"why": str(e)[:400]}})
 
@@ -164,17 +166,19 @@ class Tap:
         raise trio.BrokenResourceError
 
     async def _feed(self, stream: trio.SocketStream) -> None:
+        await stream.send_all(build_welcome(MAX_BODY_BYTES))
         async with trio.open_nursery() as nursery:
             subscriber = _Subscriber(self._options.subscriber_bytes, nursery.cancel_scope)
             nursery.start_soon(_wait_closed, stream, nursery.cancel_scope)
-            await stream.send_all(build_welcome(MAX_BODY_BYTES))
-            # No checkpoint from here on: nothing comes between the names and what is delivered next.
+            # Without a checkpoint: nothing comes between the names and what is delivered next.
             for parcel in [*([self._header] if self._header else []), *self._names.values()]:
                 subscriber.put(build_record(parcel.kind, parcel.body))
             self._subscribers.add(subscriber)
             try:
-                while True:
-                    await stream.send_all(await subscriber.take())
+                with contextlib.suppress(*GONE):
+                    while True:
+                        await stream.send_all(await subscriber.take())
+                nursery.cancel_scope.cancel()
             finally:
                 self._subscribers.discard(subscriber)
                 if subscriber.is_slow:
@@ -186,8 +190,9 @@ class Tap:
 
 async def _wait_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
     """A subscriber says nothing: what comes is its end."""
-    while await stream.receive_some(4096):
-        pass
+    with contextlib.suppress(*GONE):
+        while await stream.receive_some(4096):
+            pass
     scope.cancel()
 
 

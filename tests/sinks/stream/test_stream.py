@@ -1,5 +1,6 @@
 """Records over the stream protocol: whole, again after a break, and from peers that mean no good."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import trio.testing
 
 from collector.archive.frame import Kind, build_record
 from collector.archive.info import summarise
+from collector.archive.objects import build_object
 from collector.archive.reader import list_segments
 from collector.batch import Delivery, StreamKey
 from sinks.base import Parcel
@@ -100,6 +102,16 @@ async def test_a_receiver_that_starts_again_goes_on_and_takes_nothing_twice(
             await bring(transport, parcels[blocks[1] :])
             assert served.receiver.state.total.duplicates == 2
     check_same(archive, served.folder / "web-1")
+
+
+async def test_the_beginning_of_a_batch_may_be_acknowledged_before_its_end_is_sent(
+    tmp_path: Path, parcels: list[Parcel]
+) -> None:
+    """What the receiver reads at once is less than the batch."""
+    fillers = [Parcel(Kind.OBJECT, build_object("filler", os.urandom(600_000))[1], parcels[0].run) for _ in range(12)]
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        assert await transport.deliver([parcels[0], *fillers]) is Delivery.DELIVERED
+        assert served.receiver.state.accepted == 1
 
 
 async def test_a_new_connection_takes_the_place_of_one_that_the_network_lost(

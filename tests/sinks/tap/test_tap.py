@@ -98,6 +98,22 @@ async def test_a_slow_subscriber_is_ended_and_nobody_waits_for_it(tmp_path: Path
             assert len(await receive(stream, 3)) == 3
 
 
+async def test_a_subscriber_that_goes_in_the_middle_takes_nothing_with_it(
+    tmp_path: Path, parcels: list[Parcel]
+) -> None:
+    large = Parcel(Kind.BLOCK, os.urandom(900_000), parcels[0].run)
+    async with tapped(tmp_path) as tap:
+        async with subscribed(tap, tmp_path) as leaving:
+            await deliver(tap, [large] * 4)
+            await leaving.receive_some(10)
+        with trio.fail_after(10):
+            while tap._subscribers:
+                await trio.sleep(0.001)
+        async with subscribed(tap, tmp_path) as stream:
+            await deliver(tap, parcels[:3])
+            assert len(await receive(stream, 3)) == 3
+
+
 async def test_there_is_a_limit_of_subscribers(tmp_path: Path) -> None:
     async with tapped(tmp_path, max_subscribers=1) as tap, subscribed(tap, tmp_path):
         with pytest.raises(CollectorError, match="1 listen already"):
