@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import trio
 
 from collector.archive.segment import SUFFIX
 from collector.errors import ArchiveError
 from collector.snapshot import SinkSnapshot
-from sinks.base import TransportState
+from sinks.base import SealedSegment, TransportState
 from sinks.objectstore.digest import Digest, count_events, read_digest, read_entry
 from sinks.objectstore.names import MANIFEST, PROBE, build_folder, date_of, other_name, quote_part
 from sinks.objectstore.progress import Progress, Uploaded, path_of, read_progress, write_progress
@@ -31,13 +31,6 @@ SEGMENTS_A_MANIFEST = 16
 # A reason of `discarded`; the others are those of the spool.
 REMOVED = "removed"
 ERROR = "error"
-
-
-class Named(Protocol):
-    """What is wanted of the archive's notion of a segment."""
-
-    @property
-    def name(self) -> str: ...
 
 
 class _Pending(NamedTuple):
@@ -109,7 +102,7 @@ class Uploader:
         self._stopped = False
         self._limiter = trio.CapacityLimiter(1)
 
-    def is_acknowledged(self, segment: Named) -> bool:
+    def is_acknowledged(self, segment: SealedSegment) -> bool:
         """Whether a segment is in the store, whole and for certain; from any thread."""
         return segment.name in self._done
 

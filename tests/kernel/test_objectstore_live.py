@@ -14,7 +14,7 @@ from tests.sinks.objectstore.servers import KEY, SECRET, Server, seaweedfs
 
 SINK = """
 [archive]
-segment_age_s = 1.0
+{archive}
 [[sinks]]
 type = "objectstore"
 url = "s3://bucket/traces"
@@ -38,10 +38,10 @@ def weed(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def config_of(weed: Server, folder: Path) -> str:
+def config_of(weed: Server, folder: Path, archive: str = "segment_age_s = 1.0") -> str:
     secret = folder / "secret"
     secret.write_text(SECRET)
-    return QUICK + SINK.format(url=weed.url, key=KEY, secret=secret)
+    return QUICK + SINK.format(url=weed.url, key=KEY, secret=secret, archive=archive)
 
 
 def download(weed: Server, secret: Path, folder: Path) -> list[str]:
@@ -97,3 +97,24 @@ def test_a_server_that_comes_later_gets_everything(
     assert read_info(tmp_path / "back")["by_event"] == read_info(second.archive)["by_event"]
     assert_verifies(tmp_path / "back")
     shutil.rmtree(tmp_path / "back")
+
+
+def test_retention_waits_for_the_store(start_daemon: StartDaemon, start_load: StartLoad, tmp_path: Path) -> None:
+    """The archive grows above its limit while the server is away, and is cut back when it has everything."""
+    weed = seaweedfs(tmp_path / "weed")
+    limits = "segment_bytes = 1048576\nmax_bytes = 2097152\ncompression = 'none'\nkeep_until_acknowledged = true"
+    daemon = start_daemon(config=config_of(weed, tmp_path, limits)).wait_ready()
+    start_load("mixed", CPUS[0], 20000).wait()
+    wait_until(lambda: daemon.metric("archive_waiting_bytes") > 0, "segments above the limit")
+    assert daemon.metric("archive_removed_segments_total") == 0
+    with weed:
+        wait_until(lambda: daemon.metric("spool_segments") == 0, "the upload")
+        start_load("mixed", CPUS[0], 10000).wait()
+        wait_until(lambda: daemon.metric("archive_removed_segments_total") > 0, "retention")
+        assert daemon.stop() == 0
+        download(weed, tmp_path / "secret", tmp_path / "back")
+    found, archived = read_info(tmp_path / "back"), read_info(daemon.archive)
+    assert sum(found["by_event"].values()) > sum(archived["by_event"].values())
+    assert "removed before it was uploaded" not in daemon.messages
+    assert found["residual"] == 0
+    assert_verifies(tmp_path / "back")  # from the run's first segment to its last
