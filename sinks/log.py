@@ -8,12 +8,13 @@ All methods of a log run in one thread, one at a time.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from collector.archive.bodies import parse_block
 from collector.archive.fields import Fields, pack, unpack
 from collector.archive.frame import Kind
+from collector.archive.objects import END
 from collector.archive.records import MapSource, RecordWriter
 from collector.archive.totals import StreamId
 from collector.batch import Block, Note, NoteKind, StreamKey
@@ -160,7 +161,7 @@ class MemoryLog:
         self._repeat_interval_s = repeat_interval_s
         self._writer: ParcelWriter | None = None
         self._number = 0
-        self._closing: dict[StreamId, Any] = {}
+        self._samples: dict[StreamId, Note] = {}  # {stream: the last one}
         self._opened_s = 0.0
 
     def open(self) -> int:
@@ -172,7 +173,7 @@ class MemoryLog:
         now_s = time.monotonic()
         for item in items:
             if isinstance(item, Note) and item.kind is NoteKind.SAMPLE:
-                self._closing[(item.stream.instance, item.stream.cpu)] = item.body["totals"]
+                self._samples[(item.stream.instance, item.stream.cpu)] = item
             writer = self._ready(done, now_s)
             if isinstance(item, Block):
                 writer.write_block(item, self._maps)
@@ -195,6 +196,7 @@ class MemoryLog:
         if self._writer is not None:
             for note in self._context.closing_notes():
                 self._writer.write_note(note)
+            write_end(self._writer, self._samples, self._writer.run)
             self._take(self._writer, done, time.monotonic())
         return done
 
@@ -230,11 +232,11 @@ class ParcelWriter(RecordWriter):
         super().__init__()
         self.written: list[tuple[int, Parcel]] = []  # (size_bytes behind it, parcel), to be taken away
         self.size_bytes = 0
-        self._run: bytes = header["run"]
+        self.run: bytes = header["run"]
         self.write_record(Kind.HEADER, header)
 
     def write_record(self, kind: int, body: Mapping[str, Any] | bytes) -> None:
-        self._add(parcel_of_record(kind, body, self._run))
+        self._add(parcel_of_record(kind, body, self.run))
 
     def _put_block(self, block: Block) -> None:
         self._add(parcel_of_block(block))
@@ -242,6 +244,14 @@ class ParcelWriter(RecordWriter):
     def _add(self, parcel: Parcel) -> None:
         self.size_bytes += len(parcel.body)
         self.written.append((self.size_bytes, parcel))
+
+
+def write_end(writer: RecordWriter, samples: Mapping[StreamId, Note], run: bytes) -> None:
+    """End a run for a receiver: what the ledger came to, and that nothing follows."""
+    for sample in samples.values():
+        if not sample.keep:  # else it is there already
+            writer.write_note(replace(sample, keep=True))
+    writer.write_object(END, {"run": run})
 
 
 def parcel_of_block(block: Block) -> Parcel:

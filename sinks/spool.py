@@ -47,6 +47,7 @@ from sinks.log import (
     parcel_of_block,
     parcel_of_record,
     parse_parcel,
+    write_end,
 )
 from sinks.options import WhenFull
 
@@ -131,7 +132,7 @@ class Spool:
         self._last_created_ns = 0
         self._opened_s = self._synced_s = 0.0
         self._opening: Mapping[StreamId, Any] | None = None
-        self._closing: dict[StreamId, Any] = {}  # {stream: totals map} of the last sample
+        self._samples: dict[StreamId, Note] = {}  # {stream: the last one}
         self._sealed_bytes = 0
         self._rejected: deque[tuple[Path, int]] = deque()  # (file, size) in rejected/, oldest first
         self._acked = START
@@ -222,8 +223,12 @@ class Spool:
         if self._suspended is None:
             try:
                 self._write_closing_notes(done)
+                if self._writer is not None:
+                    write_end(self._writer, self._samples, self._writer.header.run)
             except ArchiveError as e:
                 self._suspend(str(e))
+            finally:
+                self._take(done)
         return done
 
     def close(self) -> None:
@@ -259,7 +264,7 @@ class Spool:
             self._try_again(done)
         for item in items:
             if isinstance(item, Note) and item.kind is NoteKind.SAMPLE:
-                self._closing[(item.stream.instance, item.stream.cpu)] = item.body["totals"]
+                self._samples[(item.stream.instance, item.stream.cpu)] = item
             reason = SUSPENDED
             if self._suspended is None:
                 reason = SPOOL_FULL
@@ -348,7 +353,8 @@ class Spool:
     def _seal(self, reason: str, *, last: bool) -> None:
         writer, stored = self._writer, self._segments[-1]
         assert writer is not None
-        stored.path = writer.seal(self._closing, reason, last)
+        closing = {key: sample.body["totals"] for key, sample in self._samples.items()}
+        stored.path = writer.seal(closing, reason, last)
         stored.size_bytes = writer.size_bytes
         self._sealed_bytes += stored.size_bytes
         self._opening = writer.closing
@@ -361,7 +367,7 @@ class Spool:
         writer.abandon()
         _remove(writer.path)
         self._opening = {
-            key: of.closing(parse_totals(self._closing[key], "sample") if key in self._closing else None)
+            key: of.closing(parse_totals(self._samples[key].body["totals"], "sample") if key in self._samples else None)
             for key, of in writer.tally.streams.items()
         }
         self._segments.pop()
