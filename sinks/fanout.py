@@ -22,6 +22,8 @@ from sinks.delivery import NetworkRunner
 from sinks.options import FilterOptions
 from sinks.runner import SinkRunner
 
+WHOLE = (NoteKind.CLOCK, NoteKind.REPORT)  # notes about an instance, not about one of its CPUs
+
 Release = Callable[[], None]
 
 
@@ -54,7 +56,7 @@ class Route:
 
     def wants(self, note: Note) -> bool:
         """Whether it is given a note."""
-        return self.takes(note.stream.instance, None if note.kind is NoteKind.CLOCK else note.stream.cpu)
+        return self.takes(note.stream.instance, None if note.kind in WHOLE else note.stream.cpu)
 
 
 class Fanout:

@@ -1,15 +1,10 @@
-"""Notes: how they stand in a segment, and those that a suspended archive keeps until it goes on. Pure, bounded."""
+"""The notes that a suspended archive keeps until it goes on. Pure, bounded."""
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from collector.archive.frame import Kind
 from collector.batch import Block, Note, NoteKind, StreamKey
-
-OBJECTS = {NoteKind.CLOCK: "clock", NoteKind.REPORT: "report"}  # {kind of note: type of object}
-RECORDS = {NoteKind.GAP: Kind.GAP, NoteKind.COVERAGE: Kind.COVERAGE, NoteKind.SAMPLE: Kind.SAMPLE}
 
 # Gaps of one stream and cause are told one by one up to so many, above as a sum. Clock pairs: so many of each
 # instance, a minute apart, the later ones; coverage likewise of each stream.
@@ -29,25 +24,6 @@ class _Missing:
 SEVERAL = "several, told at once: "
 
 _Key = tuple[NoteKind, StreamKey, str]  # notes that are alike
-
-
-class NoteWriter(Protocol):
-    """What of a segment's writer a note needs."""
-
-    def write_object(self, kind: str, value: object) -> bytes: ...
-
-    def write_record(self, kind: int, body: Mapping[str, Any]) -> None: ...
-
-
-def write_note(writer: NoteWriter, note: Note) -> None:
-    """Write a note as what it is in a segment; nothing for samples that need not be kept."""
-    if (type_name := OBJECTS.get(note.kind)) is not None:
-        writer.write_object(type_name, {"instance": note.stream.instance, **note.body})
-    elif note.keep:
-        stream = note.stream
-        writer.write_record(
-            RECORDS[note.kind], {"run": stream.run, "inst": stream.instance, "cpu": stream.cpu, **note.body}
-        )
 
 
 class Pending:

@@ -22,7 +22,7 @@ from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.base import Acknowledgements, Item, SegmentContext
-from sinks.file.notes import Pending, write_note
+from sinks.file.notes import Pending
 from sinks.file.policy import FilePolicy
 from sinks.file.shelf import Shelf
 
@@ -200,7 +200,7 @@ class FileSink:
             self._written_events += item.events
             self._last_blocks[item.stream] = item.number
         else:
-            write_note(writer, item)
+            writer.write_note(item)
 
     def _ready(self) -> SegmentWriter:
         """The open segment; a new one where there is none."""
@@ -222,7 +222,7 @@ class FileSink:
         """Writes notes; those that find no room wait until there is some."""
         for at, note in enumerate(notes):
             try:
-                write_note(writer, note)
+                writer.write_note(note)
             except ArchiveFullError:
                 for left in notes[at:]:
                     self._pending.add(left)
@@ -280,7 +280,7 @@ class FileSink:
     def _end(self, writer: SegmentWriter, reason: str, last: bool) -> Path:
         if self._closing_noted != writer.size_bytes:  # else an earlier try failed behind them
             for note in self._context.closing_notes():
-                write_note(writer, note)
+                writer.write_note(note)
             writer.write_formats_again()
             self._closing_noted = writer.size_bytes
         path = writer.seal(self._closing, reason, last)
