@@ -43,6 +43,7 @@ SINKS_MAY_IMPORT = (
     "collector.metrics",
     "collector.snapshot",
     "collector.archive",
+    "collector.decode.lookup",
     "collector.decode.rows",  # and what names times and addresses, for a sink that sends entries one by one
     "collector.view.symbols",
     "collector.view.walltime",

@@ -1,9 +1,6 @@
 from collections.abc import Sequence
 
-class Names:
-    def __len__(self) -> int: ...
-    def set(self, number: int, encoded: bytes) -> None: ...
-    def get(self, number: int) -> bytes | None: ...
+from collector.decode.lookup import Names
 
 class RowKind:
     n_fields: int

@@ -25,7 +25,8 @@ from collector.archive.objects import (
     parse_object,
 )
 from collector.batch import MODE_RAW
-from collector.decode.rows import Names, RowEncoder, RowKind, pack_text
+from collector.decode.lookup import Names
+from collector.decode.rows import RowEncoder, RowKind, pack_text
 from collector.errors import SegmentError
 from collector.view.symbols import Symbols
 from collector.view.walltime import WallClock

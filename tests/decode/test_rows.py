@@ -12,7 +12,7 @@ from collector.archive.fields import pack
 from collector.archive.frame import Kind
 from collector.archive.objects import build_object
 from collector.batch import StreamKey
-from collector.decode.rows import Names
+from collector.decode.lookup import Names
 from collector.errors import SegmentError
 from sinks.base import Parcel
 from sinks.forward.records import RecordBuilder
