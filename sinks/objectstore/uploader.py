@@ -95,6 +95,7 @@ class Uploader:
         self._progress_path = path_of(place.archive, place.name)
         self._progress = Progress(place.url)
         self._loaded = False  # the progress of earlier runs is
+        self._noted = True  # the progress is durable
         self._pending: dict[str, _Pending] = {}  # {file name: ...} sealed, not uploaded
         self._done: frozenset[str] = frozenset()  # file names; replaced whole, other threads read it
         self._waiting_since_s: float | None = None
@@ -190,6 +191,8 @@ class Uploader:
         if not self._loaded:
             await self._load()
             self._loaded = True
+        if not self._noted:
+            await self._note()
         present = await trio.to_thread.run_sync(self._list)
         self._look(present)
         if self.create_only is None and self._pending:
@@ -311,6 +314,7 @@ class Uploader:
 
     async def _note(self) -> None:
         """Make what was done durable."""
+        self._noted = False
         try:
             await trio.to_thread.run_sync(write_progress, self._progress_path, self._progress)
         except OSError as e:
@@ -318,6 +322,7 @@ class Uploader:
                 f"cannot note what was uploaded: {e.strerror}", where=str(self._progress_path),
                 hint="the archive keeps segments that are not noted",
             ) from e  # fmt: skip
+        self._noted = True
         self._done = frozenset(self._progress.uploaded)
 
     def _pass_over(self, name: str, error: OSError) -> None:

@@ -2,9 +2,11 @@
 
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +228,11 @@ async def test_tls_delivers_and_a_certificate_of_somebody_else_is_refused(
             proxy.to(tansu.port)
             async with running(tansu.address, tls=ours) as sink:
                 assert await sink.deliver(parcels_of(segment)) is Delivery.DELIVERED
-            ssl = {
+            client = {
                 "security.protocol": "SSL", "ssl.ca.location": certificates["ca"],
                 "ssl.certificate.location": certificates["client"], "ssl.key.location": certificates["client"],
             }  # fmt: skip
-            await rebuild(tansu.address, tmp_path / "b", "ftrace-maps", "ftrace", **ssl)
+            await rebuild(tansu.address, tmp_path / "b", "ftrace-maps", "ftrace", **client)
             wrong = {**ours, "ca_file": certificates["other"]}
             async with running(tansu.address, tls=wrong, request_timeout_s=2.0) as sink:
                 await wait_for(lambda: "certificate verify failed" in (sink.state.last_error or ""))
@@ -241,6 +243,24 @@ async def test_tls_delivers_and_a_certificate_of_somebody_else_is_refused(
                     assert not sink.state.connected
         nursery.cancel_scope.cancel()
     assert counts_of(tmp_path / "b") == ALL
+
+
+async def test_an_expired_certificate_is_refused(segment: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1)).configure_cert(server)
+    proxy = Proxy(server)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        with Tansu(tmp_path, advertised=proxy.port) as tansu:
+            proxy.to(tansu.port)
+            tls = {"ca_file": str(tmp_path / "ca.pem")}
+            async with running(tansu.address, tls=tls, request_timeout_s=2.0) as sink:
+                # librdkafka does not say what is wrong with a certificate.
+                await wait_for(lambda: "certificate verify failed" in (sink.state.last_error or ""))
+                assert await sink.deliver(parcels_of(segment)[:1]) is Delivery.ERRORED
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_wrong_password_is_an_error_that_says_so(segment: Path, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The object store sink beside servers: what it says is uploaded is there, whole, and once."""
 
+import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import trustme
 from collector.archive.verify import verify_paths
 from collector.errors import ConfigError
 from sinks.base import SinkContext
+from sinks.objectstore import uploader as uploader_module
 from sinks.objectstore.digest import read_digest
 from sinks.objectstore.manifest import parse_line
 from sinks.objectstore.progress import path_of
@@ -325,6 +329,67 @@ async def test_tls_is_verified(weed: Server, archive: Path, tmp_path: Path) -> N
         for tls in ({"ca_file": str(tmp_path / "ca")}, {"verify": False}):
             async with running(place.config(tls=tls), archive) as uploader:
                 await wait_for(lambda: is_uploaded(uploader, path))
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_expired_certificate_is_refused(weed: Server, archive: Path, tmp_path: Path) -> None:
+    make_segment(archive)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1)).configure_cert(server)
+    proxy = Proxy(server)
+    proxy.to(weed.port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        place = Place(f"https://127.0.0.1:{proxy.port}", tmp_path.name, tmp_path / "secret")
+        async with running(place.config(tls={"ca_file": str(tmp_path / "ca")}), archive) as uploader:
+            await wait_for(lambda: "Expired" in (uploader.state.last_error or ""))
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_acknowledged_that_could_not_be_noted(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: after a restart nobody would know of the upload, but the segment might be gone."""
+    path = make_segment(archive)
+    config = ObjectStoreConfig.model_validate(
+        {"type": "objectstore", "url": f"file://{tmp_path}/store", "scan_interval_s": 0.05, "retry_first_s": 0.05,
+         "retry_max_s": 0.1}
+    )  # fmt: skip
+    write = uploader_module.write_progress
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(uploader_module, "write_progress", fail)
+    async with running(config, archive) as uploader:
+        await wait_for(lambda: uploader.counts.failures > 2)
+        assert (tmp_path / "store" / DAY / path.name).exists()
+        assert not is_uploaded(uploader, path)
+        assert "No space left" in (uploader.state.last_error or "")
+        monkeypatch.setattr(uploader_module, "write_progress", write)
+        await wait_for(lambda: is_uploaded(uploader, path))
+        await wait_for(lambda: (tmp_path / "store" / DAY / "manifest.jsonl").exists())
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind(weed: Server, archive: Path, tmp_path: Path) -> None:
+    proxy = Proxy()
+    proxy.to(weed.port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        place = Place(f"http://127.0.0.1:{proxy.port}", tmp_path.name, tmp_path / "secret")
+        make_segment(archive)
+        uploader = await upload_all(place.config(), archive)
+        for round_ in range(1, 101):
+            await proxy.cut()
+            if round_ == 10:
+                files = len(os.listdir("/proc/self/fd"))
+            path = make_segment(archive, number=round_, blocks=1)
+            while not is_uploaded(uploader, path):
+                await uploader.drain()
+        assert proxy.accepted >= 100
+        assert len(os.listdir("/proc/self/fd")) <= files + 4
         nursery.cancel_scope.cancel()
 
 
