@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.config import Config
+from collector.errors import CollectorError
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
@@ -25,6 +26,7 @@ class Held:
     config: Config  # `trace` is this instance's
     instance: Instance
     configured: bool = False
+    undone: bool = False  # as far as it could be
     cleared: dict[int, int] = field(default_factory=dict)  # {cpu: entries of an earlier run that set-up threw away}
 
 
@@ -71,9 +73,22 @@ class InstanceGroup:
                 logger.warning(note, extra={"fields": {"instance": instance.spec.name}})
 
     def undo(self, complete: bool) -> None:
-        """Take them away in the reverse order; those with entries left are kept for the next start."""
+        """Take them away in the reverse order; those with entries left are kept for the next start.
+
+        Raises:
+          CollectorError, ExceptionGroup of such: what could not be taken away; all else was.
+        """
+        problems: list[CollectorError] = []
         for held in reversed(self._held):
-            held.instance.undo(REMOVE_TIMEOUT_S, keep=held.instance.spec.keep or not complete)
+            held.undone = True
+            try:
+                held.instance.undo(REMOVE_TIMEOUT_S, keep=held.instance.spec.keep or not complete)
+            except CollectorError as error:
+                problems.append(error)
+        if len(problems) > 1:
+            raise ExceptionGroup("instances that could not be taken away", problems)
+        if problems:
+            raise problems[0]
 
     def give_up(self, collected: bool) -> None:
         """After an error: take away what is ours alone, leave what the next start can still settle.
@@ -84,7 +99,7 @@ class InstanceGroup:
         for held in reversed(self._held):
             instance = held.instance
             try:
-                if instance.existed and not held.configured:
+                if held.undone or (instance.existed and not held.configured):
                     instance.close()
                 else:
                     instance.undo(REMOVE_TIMEOUT_S, keep=instance.existed or collected)

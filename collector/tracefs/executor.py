@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from collector.errors import TracefsError, TracefsMissingError
+from collector.errors import TracefsError, TracefsMissingError, TracefsPermissionError
 from collector.tracefs.cpus import parse_cpu_mask
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import parse_dynamic_events
@@ -110,7 +110,9 @@ class Executor:
         try:
             self._write(write)
         except TracefsError as error:
-            if self._journal is not None:
+            if _may_have_changed(write, error):
+                self._undo += undos
+            elif self._journal is not None:
                 self._journal.forget(noted)
             if not _is_explained(write):
                 raise
@@ -164,6 +166,12 @@ class Executor:
         """The kernel's log of refused filters, triggers and probes: the instance's, and that of the top level."""
         texts = (folder.try_read_text(_ERROR_LOG) for folder in dict.fromkeys((self._tree, self._tree.top)))
         return "\n".join(text for text in texts if text)
+
+
+def _may_have_changed(write: Write, error: TracefsError) -> bool:
+    """Whether a write that failed has changed something: it was taken in part, or a list was emptied before it."""
+    could_open = not isinstance(error, TracefsMissingError | TracefsPermissionError)
+    return errno_of(error) is None or (write.mode == "replace" and could_open)
 
 
 def _is_explained(write: Write) -> bool:

@@ -99,11 +99,16 @@ class TopLevel(Instance):
 
     def undo(self, timeout_s: float, *, keep: bool | None = None) -> None:
         """Leave it as it was found. What is still in its rings is kept only with all settings, for the next start."""
-        if keep and self._executor.pending:
+        if keep and self._is_set_up:
             self._quiet()
             self._end()
         else:
             self.remove(timeout_s)
+
+    @property
+    def _is_set_up(self) -> bool:
+        """Tracing is not as before yet. Once it is, a further try for what was hindered must not stop it again."""
+        return any(undo.file == _ON_FILE for undo in self._executor.pending)
 
     def _plan(self, spec: InstanceSpec, probe: Probe, subbuf_size_kb: int) -> list[Write]:
         return plan_top_level(self.dir, spec, probe, subbuf_size_kb)
@@ -114,10 +119,9 @@ class TopLevel(Instance):
 
     def _restore(self) -> list[TracefsError]:
         """Take back all that was changed, and leave the rings and their counters empty; gives what can't be."""
-        if not self._executor.pending:
-            return []
-        self.stop_tracing()
-        self.dir.clear("trace")
+        if self._is_set_up:
+            self.stop_tracing()
+            self.dir.clear("trace")
         return self._executor.undo()
 
 

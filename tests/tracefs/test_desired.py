@@ -313,6 +313,16 @@ def test_the_old_list_of_the_top_level_comes_back_word_by_word(kernel: FakeKerne
     assert (kernel.path / "set_graph_function").read_text() == "vfs_write\next4_read [ext4]\n"
 
 
+def test_a_list_that_was_emptied_for_words_that_are_refused_comes_back_too(kernel: FakeKernel) -> None:
+    kernel.refused[("set_graph_function", "vfs_read")] = errno.EINVAL
+    made = Instance.open(kernel, spec_of(kernel, 'graph_functions = ["vfs_read"]\nallow_top_level = true'))
+    with pytest.raises(TracefsError, match="set_graph_function"):
+        made.configure()
+    assert writes_of(kernel, "set_graph_function") == ["vfs_read", "", "vfs_write"]
+    assert (kernel.path / "set_graph_function").read_text() == "vfs_write\n"
+    made.close()
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_preview_writes_nothing_and_says_what_undoes_each_write(
     kernel: FakeKernel, exists: bool, monkeypatch: pytest.MonkeyPatch

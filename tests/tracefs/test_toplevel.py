@@ -1,5 +1,6 @@
 """The top-level buffer as what is collected from, on a stand-in for the kernel: all is as before afterwards."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -156,6 +157,20 @@ def test_a_failure_half_way_is_taken_back(kernel: FakeKernel, journals: Journals
     after = read_all(kernel)
     del after["tracefs/error_log"], before["tracefs/error_log"]
     assert after == before
+
+
+def test_what_somebody_hinders_is_taken_back_later_and_tracing_goes_on(kernel: FakeKernel, journals: Journals) -> None:
+    before = read_all(kernel)
+    made = start(kernel, journals, "")
+    kernel.refused[("buffer_size_kb", "1408")] = errno.EBUSY  # a reader of `trace`
+    assert not made.try_remove()
+    with pytest.raises(InstanceBusyError, match=r"EBUSY for 0 s.*buffer_size_kb"):
+        made.undo(timeout_s=0, keep=True)
+    assert (kernel.path / "tracing_on").read_text() == "1\n"
+    made.close()
+    kernel.refused.clear()
+    clean_up(kernel, journals, "top")
+    assert read_all(kernel) == before
 
 
 @pytest.mark.parametrize(

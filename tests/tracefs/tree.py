@@ -92,7 +92,9 @@ class FakeKernel(TracefsDir):
         if name == "buffer_subbuf_size_kb" and int(value) > self.memory_kb:
             number = errno.ENOMEM
         if number is not None:
-            if name.endswith("filter"):
+            if name in FUNCTION_LISTS and flags & os.O_TRUNC:
+                self._put_functions(name, "", flags)
+            if name.endswith("/filter"):
                 log = self.path / "error_log"
                 log.write_text((log.read_text() if log.exists() else "") + REFUSAL)
             failure = OSError(number, os.strerror(number))

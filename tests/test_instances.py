@@ -1,0 +1,51 @@
+"""The instances of a run together, on a stand-in for the kernel."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from collector import instances
+from collector.config import parse_config
+from collector.desired import build_spec
+from collector.errors import InstanceBusyError
+from collector.instances import InstanceGroup
+from collector.tracefs.journal import Journals
+from tests.tracefs.tree import make_fake_kernel
+
+KEYS = """\
+[trace]
+instance = "ours"
+events = ["sched:sched_switch"]
+max_graph_depth = 3
+allow_top_level = true
+exclude_self = false
+"""
+
+
+def test_one_that_stays_does_not_keep_the_others_from_being_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything of it touched once more."""
+    monkeypatch.setattr(instances, "REMOVE_TIMEOUT_S", 0)
+    kernel = make_fake_kernel(tmp_path / "tracefs", "ours")
+    (make_fake_kernel(tmp_path / "more/tracefs", "theirs").path / "instances/theirs").rename(
+        kernel.path / "instances/theirs"
+    )
+    group = InstanceGroup(Journals(tmp_path / "run", "boot-1"))
+    for keys in (
+        KEYS,
+        KEYS.replace("ours", "theirs").replace("max_graph_depth = 3\n", 'probes = ["p:open vfs_read"]\n'),
+    ):
+        config = parse_config(keys, "c")
+        group.open(kernel, config, build_spec(config.trace, kernel))
+    group.configure()
+    kernel.refused[("dynamic_events", "-:ftc_theirs/open")] = errno.EBUSY
+    monkeypatch.setattr("os.rmdir", lambda path: None)
+    with pytest.raises(InstanceBusyError, match=r"theirs: the instance can't be removed.*dynamic_events.*EBUSY"):
+        group.undo(complete=True)
+    assert (kernel.path / "max_graph_depth").read_text() == "0\n"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["theirs.undo"]
+    kernel.written.clear()
+    group.give_up(collected=True)
+    assert kernel.written == []
