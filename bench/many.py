@@ -1,6 +1,6 @@
 """The daemon with many instances in one process, for `streams`: all of it but the command line.
 
-    python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB SUBBUF_KB PREFIX FOLDER
+python -m bench.many INSTANCES SYSTEM:EVENT CPUS BUFFER_KB SUBBUF_KB PREFIX FOLDER
 """
 
 import signal

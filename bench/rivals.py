@@ -1,11 +1,11 @@
 """What one would run instead, measured on the same loads.
 
-  splice          sub-buffers to a file undecoded, the way of `trace-cmd record`
-  read, null      sub-buffers read and written, or read and dropped: the floor of the read path
-  libtraceevent   every event walked and one field taken (`count`), or printed (`text`), by the library that
-                  trace-cmd and rasdaemon decode with; nothing is written, the reading is not live, and start-up is
-                  taken off
-  perf record     perf.data; part of its cost falls on the traced side, so all of it is counted
+splice          sub-buffers to a file undecoded, the way of `trace-cmd record`
+read, null      sub-buffers read and written, or read and dropped: the floor of the read path
+libtraceevent   every event walked and one field taken (`count`), or printed (`text`), by the library that
+                trace-cmd and rasdaemon decode with; nothing is written, the reading is not live, and start-up is
+                taken off
+perf record     perf.data; part of its cost falls on the traced side, so all of it is counted
 """
 
 import os
