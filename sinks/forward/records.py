@@ -1,9 +1,10 @@
 """From parcels to one msgpack record per entry: what must be remembered of objects to name what a block only refers to.
 
-Blocks are decoded natively (collector/decode/rows.pyx has the layout of a row). A gap becomes a row of its own, with
-`gap` where an entry's row has `event`:
+Blocks are decoded natively (collector/decode/rows.pyx has the layout of a row). Gaps and reports have rows of their
+own:
 
     [EventTime, {host, run, instance, cpu, gap: {cause, count, ...}}]
+    [EventTime, {host, run, instance, report: {kind, tracer, value, unit, text}}]
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,13 @@ from collector.archive.frame import Kind
 from collector.archive.objects import (
     ClockPair,
     FormatObject,
+    ReportObject,
     StoredObject,
     parse_clock,
     parse_format,
     parse_names,
     parse_object,
+    parse_report,
 )
 from collector.batch import MODE_RAW
 from collector.decode.lookup import Names
@@ -93,7 +96,7 @@ class RecordBuilder:
             case Kind.HEADER:
                 self._begin(parcel)
             case Kind.OBJECT:
-                self._learn(parcel.body)
+                yield from self._learn(parcel)
             case Kind.BLOCK:
                 yield from self._block(parcel, now_ns)
             case Kind.GAP:
@@ -108,13 +111,16 @@ class RecordBuilder:
             self._before = self._now
         self._now = begun
 
-    def _learn(self, body: bytes) -> None:
-        top = Fields(unpack(body, "object"), "object")
+    def _learn(self, parcel: Parcel) -> Iterator[Rows]:
+        """Remember what an object says; a report is a row."""
+        top = Fields(unpack(parcel.body, "object"), "object")
         if top.text("type") == "format" and top.binary("id", 8) in self._formats:
             return
-        stored = parse_object(body)
+        stored = parse_object(parcel.body)
         epoch = self._now
         match stored.type:
+            case "report":
+                yield self._report(parse_report(stored), parcel.run)
             case "format":
                 self._add_format(stored)
             case "clock":
@@ -187,6 +193,12 @@ class RecordBuilder:
                  "detail": gap.detail}  # fmt: skip
         at_ns = now_ns if ts is None or wall is None else wall.at(ts)[0]
         return Rows(build_row(at_ns, {**_common(epoch.host, gap.run, instance, cpu), "gap": about}), 1)
+
+    def _report(self, report: ReportObject, run: bytes) -> Rows:
+        about = {"kind": report.kind, "tracer": report.tracer, "value": report.value, "unit": report.unit,
+                 "text": report.text}  # fmt: skip
+        record = {"host": self._epoch_of(run).host, "run": run.hex(), "instance": report.instance, "report": about}
+        return Rows(build_row(report.realtime_ns, record), 1)
 
     def _wall(self, epoch: _Epoch, instance: str) -> WallClock | None:
         """Wall time of the instance's clock; None when it counts no nanoseconds, or no reading has come yet."""

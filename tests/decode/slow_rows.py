@@ -77,6 +77,11 @@ class SlowRows:
             self.host, self.clocks = readable(header.host), header.clocks
         elif parcel.kind == Kind.OBJECT:
             self._learn(parcel.body)
+            if parse_object(parcel.body).type == "report":
+                of = parse_object(parcel.body).value
+                about = {key: of[key] for key in ("kind", "tracer", "value", "unit", "text")}
+                record = {"host": self.host, "run": parcel.run.hex(), "instance": of["instance"], "report": about}
+                yield [event_time(of["realtime_ns"]), record]
         elif parcel.kind == Kind.GAP:
             yield self._gap(parcel, now_ns)
         elif parcel.kind == Kind.BLOCK:

@@ -251,6 +251,16 @@ def test_a_block_whose_format_was_not_sent_is_refused() -> None:
         fast_rows([head(), plain_block([bytes(8), 0], [], 1)])
 
 
+def test_a_report_is_a_row() -> None:
+    (report,) = objects(("report", {
+        "instance": "main", "kind": "latency", "tracer": "wakeup", "value": 81, "unit": "us",
+        "realtime_ns": 1_700_000_000_000_000_001, "text": "# tracer: wakeup\n",
+    }))  # fmt: skip
+    assert fast_rows([head(), report]) == slow_rows([head(), report])
+    (row,) = fast_rows([head(), report])
+    assert msgpack.unpackb(row)[1]["report"]["value"] == 81
+
+
 def test_names_are_replaced_and_found_again() -> None:
     names = Names()
     for number in range(1000):

@@ -13,7 +13,7 @@ from collector.batch import Delivery
 from collector.errors import ConfigError
 from sinks.base import Parcel, SinkContext
 from sinks.forward.sink import SINK, ForwardOptions
-from tests.sinks.forward.rig import Server, bring, descriptors, in_batches, make, running
+from tests.sinks.forward.rig import Server, bring, in_batches, make, running
 
 
 def ordinals(server: Server) -> list[tuple[int, int]]:
@@ -169,26 +169,6 @@ async def test_a_server_that_takes_one_chunk_a_connection(
             assert await transport.deliver(batch) is Delivery.DELIVERED
     assert len({chunk.connection for chunk in server.chunks}) == len(server.chunks) > 1
     assert ordinals(server) == expected(parcels)
-
-
-async def test_a_thousand_connections_leave_nothing_behind(parcels: list[Parcel], nursery: trio.Nursery) -> None:
-    async def one_chunk(server: Server, stream: trio.SocketStream, connection: int) -> None:
-        """Takes a chunk, acknowledges it, and goes."""
-        unpacker = msgpack.Unpacker(max_buffer_size=1 << 26)
-        while not (found := list(unpacker)):
-            unpacker.feed(bytes(await stream.receive_some(65536)) or b"\xc1")
-        await server.take(stream, connection, *found[0])
-
-    server = Server(one_chunk)  # type: ignore[arg-type]
-    await nursery.start(server.run)
-    small = [p for p in parcels if p.kind != Kind.BLOCK] + [next(p for p in parcels if p.kind == Kind.BLOCK)]
-    async with running(make(server.port)) as transport:
-        await bring(transport, [small] * 50)
-        before = descriptors()
-        while server.connections < 1000:
-            await bring(transport, [small])
-            server.chunks.clear()
-        assert descriptors() <= before + 2
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
