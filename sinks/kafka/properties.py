@@ -41,9 +41,9 @@ _RESERVED = {
 _SECRET_WORDS = ("password", "secret", "key.pem", "jaas")
 
 
-def check_option(name: str) -> str | None:
-    """Gives what is wrong with a property in `options`; None: nothing that can be seen here."""
-    if any(word in name for word in _SECRET_WORDS):
+def check_option(name: str, secret: bool) -> str | None:
+    """Gives what is wrong with a property in `options` or `secret_options`; None: nothing that can be seen here."""
+    if not secret and any(word in name for word in _SECRET_WORDS):
         return f'{name} in secret_options, as {{file = "..."}} or {{credential = "..."}}'
     if name in _RESERVED:
         instead = _RESERVED[name]

@@ -22,9 +22,6 @@ from sinks.tls import TlsConfig, build_context
 
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 
-# librdkafka reports a message within its own timeout; this much later it is taken for dead.
-PATIENCE_S = 10.0
-
 LOOK_S = 3.0  # for a broker to describe the cluster; what it cannot say within that it may say at the next try
 CLOSE_S = 5.0  # for what a cancelled sink gives up
 
@@ -68,16 +65,12 @@ class KafkaConfig(SinkCommon):
             raise ValueError('at least one HOST:PORT such as "kafka1.example:9092"')
         return value
 
-    @field_validator("options")
-    @classmethod
-    def _options_leave_promises(cls, value: dict[str, Value]) -> dict[str, Value]:
-        for name in value:
-            if (wrong := check_option(name)) is not None:
-                raise ValueError(wrong)
-        return value
-
     @model_validator(mode="after")
     def _fits_together(self) -> "KafkaConfig":
+        for names, secret in ((self.options, False), (self.secret_options, True)):
+            for name in names:
+                if (wrong := check_option(name, secret)) is not None:
+                    raise ValueError(wrong)
         if self.maps == "topic" and self.maps_topic == self.topic:
             raise ValueError("a maps_topic other than topic: compaction would remove blocks")
         if self.tls is not None and self.tls.server_name is not None:
@@ -108,6 +101,8 @@ class KafkaSink:
             else RepeatedMaps(host, config.topic)
         )
         self._timeout_s = config.request_timeout_s
+        # librdkafka reports a message within its own timeout, which it looks at once a second; after this it is dead.
+        self._deadline_s = 2 * config.request_timeout_s + 1
         self._channel: Channel | None = None
         self._closing: set[Channel] = set()
         self._given_up = 0  # channels, so far
@@ -139,7 +134,7 @@ class KafkaSink:
         channel: Channel | None = None
         given_up = self._given_up
         try:
-            with trio.fail_after(self._timeout_s + PATIENCE_S):
+            with trio.fail_after(self._deadline_s):
                 async with self._order:
                     if given_up != self._given_up:
                         return Delivery.ERRORED  # what goes before it failed while it waited
@@ -150,8 +145,11 @@ class KafkaSink:
             self._failed(channel, describe(e))
             return Delivery.ERRORED
         except trio.TooSlowError:
-            self._failed(channel, f"no acknowledgement within {self._timeout_s + PATIENCE_S:.0f} s")
+            self._failed(self._channel, f"no acknowledgement within {self._deadline_s:.0f} s")
             return Delivery.ERRORED
+        except trio.Cancelled:
+            self._give_up(self._channel)  # nobody knows what becomes of it, so nothing may come behind it
+            raise
         if batch.error is not None:
             self._failed(channel, batch.error)
             return Delivery.ERRORED

@@ -171,6 +171,21 @@ async def test_a_broker_that_never_answers_is_an_error_in_time(segment: Path) ->
             assert not sink.state.connected
 
 
+async def test_a_batch_that_the_runner_gives_up_is_taken_back(tansu: Tansu, segment: Path) -> None:
+    create_topics(tansu.address, "ftrace-maps", ("ftrace",))
+    parcels = parcels_of(segment)
+    assert tansu.process is not None
+    async with running(tansu.address) as sink:
+        assert await sink.deliver(parcels[:-2]) is Delivery.DELIVERED
+        tansu.process.send_signal(signal.SIGSTOP)
+        with trio.move_on_after(0.3) as scope:
+            await sink.deliver(parcels[-2:])
+        assert scope.cancelled_caught
+        assert sink._channel is None
+        tansu.process.send_signal(signal.SIGCONT)
+        await deliver_until_done(sink, parcels[-2:])
+
+
 async def test_an_unreachable_broker_is_an_error_with_its_reason(segment: Path) -> None:
     async with running(f"127.0.0.1:{free_port()}", request_timeout_s=1.0) as sink:
         await wait_for(lambda: "refused" in (sink.state.last_error or "").lower())
@@ -316,6 +331,7 @@ async def test_nothing_overtakes_a_batch_that_failed(tansu: Tansu, segment: Path
         ({"brokers": ("kafka",)}, "HOST:PORT such as"),
         ({"options": {"acks": 0}}, "no acks"),
         ({"options": {"sasl.password": "x"}}, "secret_options"),
+        ({"secret_options": {"acks": {"file": "f"}}}, "no acks"),
         ({"maps_topic": "ftrace"}, "other than topic"),
         ({"tls": {"server_name": "x"}}, "no tls.server_name"),
         ({"sasl": {"mechanism": "PLAIN"}}, "username and password"),
