@@ -1,5 +1,6 @@
 """The runner of network sinks under a virtual clock: at least once, in order, and every entry accounted for."""
 
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -458,3 +459,40 @@ async def test_segments_of_earlier_runs_wait_for_what_they_left_in_the_spool(
         await second.deliver_all()
         await second.until(lambda: route.is_acknowledged(Segment(None)))
     assert second.receiver.numbers == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_the_receiver_does_all_arrive_in_order(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, seed: int
+) -> None:
+    chance = random.Random(seed)
+    transport = {"batch_bytes": chance.choice([1000, 5000, 200_000]), "max_in_flight": chance.choice([1, 3, 8])}
+    world = World(kind, tmp_path, transport, queue_bytes=MIB, spool_bytes=64 * MIB, request_timeout_s=2.0)
+    world.transport.timeout_s = 3.0
+    receiver = world.receiver
+    async with world.running():
+        for number in range(150):
+            world.put(number, size_bytes=chance.choice([100, 3000, 60_000]))
+            if chance.random() < 0.1:
+                world.runner.put(gap())
+            match chance.randrange(12):
+                case 0:
+                    receiver.up = not receiver.up
+                case 1:
+                    receiver.silent = not receiver.silent
+                case 2:
+                    receiver.loses_acks = chance.randrange(3)
+                case 3:
+                    receiver.delay_s = chance.choice([0.001, 0.1, 1.5])
+                case 4:
+                    await trio.sleep(chance.random() * 5)
+                case _:
+                    await trio.sleep(0)
+            assert world.runner.snapshot().residual == 0
+        receiver.silent, receiver.loses_acks = False, 0
+        await world.deliver_all()
+    # What came over a batch that was lost came again behind it.
+    assert list(dict.fromkeys(reversed(receiver.numbers))) == list(range(149, -1, -1))
+    assert world.released == 150
+    found = world.runner.snapshot()
+    assert (found.acked_events, sum(found.discarded_events.values())) == (1500, 0)
