@@ -214,7 +214,7 @@ class FileSink:
             self._newest_ns = self._writer.header.created_ns
             self._opened_s = self._synced_s = time.monotonic()
             self._opened_wall_s = time.time()
-            self._last_blocks = {}
+            self._last_blocks, self._closing_noted = {}, -1
             self._write_notes(self._writer, self._context.opening_notes())
         return self._writer
 

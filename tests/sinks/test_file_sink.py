@@ -859,6 +859,28 @@ async def test_full_disk_does_not_stop_sealing(make_world: MakeWorld, small_disk
     assert world.problems() == []
 
 
+async def test_full_disk_does_not_stop_removing(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some filesystems need room to remove a file."""
+    world = make_world(segment_bytes=1, max_bytes=1, reserve_bytes=4096)
+    await world.sink.open()
+    await world.wait(3)
+    reserve, real = world.folder / ".reserve", os.unlink
+    assert reserve.exists()
+
+    def unlink(path: Path) -> None:
+        if path != reserve and reserve.exists():
+            no_room()
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    for _ in range(2):
+        await world.deliver()
+    assert len(world.sealed) == 1
+    assert world.sink.state.removed_segments == 1
+    await world.sink.close()
+    assert world.problems() == []
+
+
 async def test_full_disk_does_not_stop_the_repair_at_the_start(make_world: MakeWorld, small_disk: Path) -> None:
     world = make_world(small_disk / "archive", reserve_bytes=64 << 10)
     await world.sink.open()
