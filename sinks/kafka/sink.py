@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import trio
 from confluent_kafka import KafkaError, KafkaException, Producer
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collector.batch import Delivery
 from collector.config_types import GIB, KIB, MIB, Names, Section
@@ -65,12 +65,16 @@ class KafkaConfig(SinkCommon):
             raise ValueError('at least one HOST:PORT such as "kafka1.example:9092"')
         return value
 
+    @field_validator("options", "secret_options")
+    @classmethod
+    def _options_leave_promises(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name in value:
+            if (wrong := check_option(name, info.field_name == "secret_options")) is not None:
+                raise ValueError(wrong)
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "KafkaConfig":
-        for names, secret in ((self.options, False), (self.secret_options, True)):
-            for name in names:
-                if (wrong := check_option(name, secret)) is not None:
-                    raise ValueError(wrong)
         if self.maps == "topic" and self.maps_topic == self.topic:
             raise ValueError("a maps_topic other than topic: compaction would remove blocks")
         if self.tls is not None and self.tls.server_name is not None:

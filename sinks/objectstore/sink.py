@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import obstore.store
 from obstore.exceptions import BaseError
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collector.config_types import GIB, MIB
 from collector.errors import ConfigError
@@ -63,11 +63,13 @@ class ObjectStoreConfig(SinkCommon):
                 raise ValueError(f'{name} in secret_options, as {{file = "..."}} or {{credential = "..."}}')
         return value
 
+    @field_validator(*_NOT_HERE)
+    @classmethod
+    def _not_here(cls, _: object, info: ValidationInfo) -> object:
+        raise ValueError(f"no {info.field_name}: the archive itself is what an objectstore sink brings away")
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ObjectStoreConfig":
-        for name in _NOT_HERE:
-            if name in self.model_fields_set:
-                raise ValueError(f"no {name}: the archive itself is what an objectstore sink brings away")
         if self.tls.cert_file is not None or self.tls.server_name is not None:
             raise ValueError("no tls.cert_file and tls.server_name: object stores know clients by their keys")
         return self
