@@ -30,6 +30,7 @@ from tests.sinks.objectstore.servers import KEY, SECRET, Server, free_port, rclo
 from tests.sinks.proxy import Proxy
 
 DAY = "h/main/2023-11-14"
+GOOGLE_KEY = '{"private_key": "made", "private_key_id": "made", "client_email": "made@example", "disable_oauth": true}'
 
 
 @pytest.fixture(scope="module")
@@ -456,3 +457,48 @@ async def test_an_archive_in_the_store_verifies(place: Place, archive: Path, tmp
     back.mkdir()
     (back / path.name).write_bytes(place.read(f"{DAY}/{path.name}"))
     assert [str(of) for of in verify_paths([back])] == [str(of) for of in verify_paths([archive])]
+
+
+async def test_what_arrives_damaged_is_noticed_and_sent_again_under_another_name(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_segment(archive)
+    put = obstore.put
+    damaged: list[str] = []
+
+    def put_damaged(store: Any, key: str, data: Any, **more: Any) -> Any:
+        if key.endswith(path.name) and not damaged:
+            damaged.append(key)
+            data = bytes(data)[:-1] + b"\0"
+        return put(store, key, data, **more)
+
+    monkeypatch.setattr(obstore, "put", put_damaged)
+    config = ObjectStoreConfig.model_validate(
+        {"type": "objectstore", "url": f"file://{tmp_path}/store", "scan_interval_s": 0.05, "retry_first_s": 0.05}
+    )
+    async with running(config, archive) as uploader:
+        await wait_for(lambda: "is not what the server has" in (uploader.state.last_error or ""))
+        assert not is_uploaded(uploader, path)
+        await wait_for(lambda: is_uploaded(uploader, path))
+    assert damaged
+    assert uploader.counts.conflicts == 1
+    (whole,) = [of for of in (tmp_path / "store" / DAY).glob("*.ftseg") if of.name != path.name]
+    assert whole.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "secrets"),
+    [
+        ("gs://bucket/x", {}, {"service_account_key": GOOGLE_KEY}),
+        ("az://container/x", {"account_name": "a"}, {"account_key": "c2VjcmV0"}),
+    ],
+)
+def test_the_other_stores_take_what_the_document_names(
+    url: str, options: dict[str, str], secrets: dict[str, str], tmp_path: Path
+) -> None:
+    files = {}
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+        files[name] = {"file": str(tmp_path / name)}
+    settings = {"type": "objectstore", "url": url, "options": options, "secret_options": files}
+    assert build_store(ObjectStoreConfig.model_validate(settings)) is not None
