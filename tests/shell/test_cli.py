@@ -13,7 +13,8 @@ import pytest
 
 from collector.archive.recover import Recovered
 from collector.archive.verify import Problem, Report
-from collector.cli import build_overrides, build_parser, main
+from collector.cli import build_parser, main
+from collector.commands import build_overrides
 from collector.config import Config
 from collector.errors import (
     EXIT_CONFIG,
