@@ -26,7 +26,7 @@ from collector.archive.lock import ArchiveLock
 from collector.archive.reader import Place, Segment, open_segment
 from collector.archive.records import MapSource
 from collector.archive.recover import recover_folder
-from collector.archive.segment import SUFFIX, SegmentWriter
+from collector.archive.segment import SUFFIX, SegmentWriter, start_ns_of
 from collector.archive.tally import DISCARDED
 from collector.archive.totals import StreamId, parse_totals
 from collector.batch import Block, Note, NoteKind, StreamKey
@@ -165,7 +165,7 @@ class Spool:
             logger.warning("repaired a spool's segment that was not sealed", extra={"fields": {"what": str(found)}})
         self._quarantined = sum(1 for path in folder.iterdir() if path.name.endswith(BAD_SUFFIX))
         try:
-            self._cursor = read_cursor(folder)
+            self._cursor = self._read_cursor()
         except ArchiveError as e:
             self._corrupt_records += 1
             logger.error("a spool is sent again from its start", extra={"fields": {"why": str(e)}})
@@ -174,6 +174,16 @@ class Spool:
             self._rejected.append((path, path.stat().st_size))
         self._note_state()
         return events
+
+    def _read_cursor(self) -> Cursor | None:
+        """The folder's cursor; what this run writes comes behind it, also when the wall clock was set back since."""
+        cursor = read_cursor(self.policy.folder)
+        if cursor is not None:
+            start_ns = start_ns_of(Path(cursor.segment))
+            if start_ns is None:
+                raise ArchiveError("the cursor is damaged", expected="the name of a segment", got=repr(cursor.segment))
+            self._last_created_ns = start_ns
+        return cursor
 
     def _adopt(self, path: Path) -> int:
         """Take a segment of an earlier run; gives its entries that are not acknowledged."""

@@ -197,7 +197,16 @@ def test_one_process_has_it(spool: Spool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b'{"version": 2}', b'{"version": 1, "segment": "../x"}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'{"version": 2}',
+        b'{"version": 1, "segment": "../x"}',
+        b'{"version": 1, "segment": "zzz.ftseg", "offset": 1}',
+        b"\xff",
+    ],
 )
 def test_a_damaged_cursor_costs_duplicates_only(tmp_path: Path, content: bytes) -> None:
     spool = make_spool(tmp_path)
@@ -290,6 +299,26 @@ def test_the_order_is_that_of_appending_whatever_the_wall_clock_does(tmp_path: P
     fill(again, 10)
     assert numbers_of(read_all(again)) == list(range(11))
     again.close()
+
+
+def test_a_clock_that_is_set_back_between_two_runs_loses_nothing(tmp_path: Path) -> None:
+    """All of the first run is acknowledged and gone; its cursor is later than the names that the clock gives now."""
+    context = Context()
+    spool = make_spool(tmp_path, context=context)
+    spool.open()
+    entries = fill(spool, 0)
+    spool.acknowledge(entries[-1].position, [])
+    spool.close()
+    assert segments(tmp_path) == []
+    context = Context(run=bytes(16))
+    context.created_ns -= 365 * 86400 * 10**9
+    for _ in range(2):  # the receiver is away all the time
+        again = make_spool(tmp_path, context=context)
+        left = again.open()
+        fill(again, 1)
+        again.close()
+    assert left == 10
+    assert len(segments(tmp_path)) == 2
 
 
 def test_a_new_segment_begins_after_the_interval_with_all_that_it_needs(tmp_path: Path) -> None:
