@@ -63,6 +63,7 @@ class Service:
         self._signals = signals
         self._interference = interference
         self._watches = build_watches(instances)
+        self._unread_reports: set[str] = set()  # why some could not be read at the last look
         self._notifier = Notifier()
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
@@ -239,11 +240,11 @@ class Service:
             await self._look_for_reports()
 
     async def _look_for_reports(self) -> None:
-        try:
-            reports = await self.pipeline.workers.run(lambda _: look_at_all(self._watches))
-        except TracefsError as e:
-            logger.error("a report cannot be read", extra={"fields": {"error": str(e)}})
-            return
+        reports, problems = await self.pipeline.workers.run(lambda _: look_at_all(self._watches))
+        unread = {str(problem) for problem in problems}
+        for problem in sorted(unread - self._unread_reports):  # a look each second: what stays is told once
+            logger.error("a report cannot be read", extra={"fields": {"error": problem}})
+        self._unread_reports = unread
         for report in reports:
             self.pipeline.outlet.put(report.note(self.pipeline.run))
             logger.info("a new maximum", extra={"fields": {

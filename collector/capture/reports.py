@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from collector.batch import Note, NoteKind, StreamKey
-from collector.errors import TracefsMissingError
+from collector.errors import TracefsError, TracefsMissingError
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
 from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS
@@ -107,21 +107,21 @@ def build_watches(instances: Sequence[Instance]) -> list[Watch]:
     return watches
 
 
-def look_at_all(watches: Sequence[Watch]) -> list[Report]:
-    """The new maxima of all of them; an instance that somebody removes is noticed by its readers.
-
-    Raises:
-      TracefsError: a file can't be read.
-    """
-    found = []
+def look_at_all(watches: Sequence[Watch]) -> tuple[list[Report], list[TracefsError]]:
+    """(the new maxima of all of them, why some can't be read); who removes an instance is noticed by its readers."""
+    found: list[Report] = []
+    problems: list[TracefsError] = []
     for watch in watches:
         try:
             report = watch.look()
         except TracefsMissingError:
             continue
+        except TracefsError as error:
+            problems.append(error)
+            continue
         if report is not None:
             found.append(report)
-    return found
+    return found, problems
 
 
 def cut_text(data: bytes) -> str:

@@ -15,6 +15,7 @@ from collector.capture.pipe import PipeSource
 from collector.capture.reports import Watch, build_watches, look_at_all
 from collector.capture.source import LiveSource
 from collector.cli import main
+from collector.errors import TracefsPermissionError
 from collector.tracefs.instance import Instance
 from collector.view.reports import show_reports
 from sinks.file.notes import Pending
@@ -59,7 +60,7 @@ def test_the_largest_latency_of_this_run_counts(kernel: FakeKernel, held: Instan
     )  # fmt: skip
     assert watch.look() is None
     reach(held, 30)  # somebody has begun anew
-    assert [found.value for found in look_at_all([watch])] == [30]
+    assert [found.value for found in look_at_all([watch])[0]] == [30]
     undo(held)
     assert writes_of(kernel, "tracing_max_latency") == ["0", "55"]
 
@@ -68,7 +69,7 @@ def test_a_latency_that_an_adopted_run_has_reached_stays(kernel: FakeKernel) -> 
     put(kernel.instance("ours").path, {"current_tracer": "wakeup\n"})
     made = set_up(kernel, WAKEUP)
     assert writes_of(kernel, "tracing_max_latency") == []
-    assert [found.value for found in look_at_all(build_watches([made]))] == [55]
+    assert [found.value for found in look_at_all(build_watches([made]))[0]] == [55]
     made.close()
 
 
@@ -113,7 +114,24 @@ def test_a_long_text_is_cut_with_a_mark(held: Instance, monkeypatch: pytest.Monk
 
 def test_an_instance_that_goes_has_no_report(held: Instance) -> None:
     (held.dir.path / "tracing_max_latency").unlink()
-    assert look_at_all([Watch(held.dir, "ours", "latency", "wakeup", "us", "tracing_max_latency", "trace")]) == []
+    assert look_at_all([Watch(held.dir, "ours", "latency", "wakeup", "us", "tracing_max_latency", "trace")]) == ([], [])
+    held.close()
+
+
+def test_one_that_cannot_be_read_does_not_take_another_with_it(held: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Watch(held.dir, "ours", "stack", "stack", "bytes", "tracing_max_latency", "stack_trace")
+    read = held.dir.read_up_to
+
+    def refuse(name: str, max_bytes: int) -> bytes:
+        if name == "stack_trace":
+            raise TracefsPermissionError("can't be read", where=name, got="EPERM")
+        return read(name, max_bytes)
+
+    monkeypatch.setattr(held.dir, "read_up_to", refuse)
+    reach(held, 77)
+    reports, problems = look_at_all([broken, *build_watches([held]), broken])
+    assert [report.value for report in reports] == [77]
+    assert [problem.where for problem in problems] == ["stack_trace"] * 2
     held.close()
 
 
