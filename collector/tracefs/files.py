@@ -303,10 +303,8 @@ class TracefsDir:
         root = self.path / "events"
         found: list[EventName] = []
         try:
-            for folder in [system] if system else [entry.name for entry in os.scandir(root) if entry.is_dir()]:
-                found.extend((folder, entry.name) for entry in os.scandir(root / folder) if entry.is_dir())
-        except FileNotFoundError:
-            return sorted(found)
+            for folder in [system] if system else _folders_of(root):
+                found.extend((folder, name) for name in _folders_of(root / folder))
         except OSError as error:
             raise self._error(error, "events", "can't be listed") from error
         return sorted(found)
@@ -332,7 +330,8 @@ class TracefsDir:
         got = _errno_text(error) if value is None else f"{_errno_text(error)} for {value!r}"
         where = str(self.path / name)
         hint = self._hint(error, name)
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        # ENODEV: what the file belongs to, an event or an instance, went while it was open.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
             return TracefsMissingError("no such file", where=where, got=got, hint=hint)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return TracefsPermissionError(what, where=where, got=got, hint=hint)
@@ -395,6 +394,14 @@ _EXPECTED = {
 
 def _expected(name: str) -> str | None:
     return _EXPECTED.get(name)
+
+
+def _folders_of(folder: Path) -> list[str]:
+    """Names of the folders in it; [] when it is gone, as one of a module or a probe may be at any time."""
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
 
 
 def _errno_text(error: OSError) -> str:

@@ -218,11 +218,12 @@ def _named(address: int, names: Mapping[int, str]) -> str | None:
 
 def _format_wall(wall_ns: int) -> str:
     seconds, ns = divmod(wall_ns, _NS_PER_S)
-    return f"{_format_second(seconds)}.{ns:09d}Z"
+    return f"{format_second(seconds)}.{ns:09d}Z"
 
 
 @lru_cache(maxsize=1024)
-def _format_second(seconds: int) -> str:
+def format_second(seconds: int) -> str:
+    """Gives a moment since 1970 in UTC, without the zone; in words where no calendar goes that far."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except (ValueError, OverflowError, OSError):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -10,6 +9,7 @@ from ..archive.lock import is_locked
 from ..archive.objects import ReportObject, parse_report
 from ..archive.reader import list_segments, open_segment
 from ..errors import ArchiveError, SegmentError
+from .renderers import format_second
 
 
 def show_reports(paths: Iterable[Path], out: TextIO, format: Literal["fields", "json"] = "fields") -> list[str]:
@@ -48,7 +48,7 @@ def as_json(report: ReportObject) -> str:
 
 def as_text(report: ReportObject) -> str:
     """A line with what it is, and the text."""
-    wall = datetime.fromtimestamp(report.realtime_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    wall = f"{format_second(report.realtime_ns // 10**9)}Z"
     head = f"{report.kind} {report.value} {report.unit}, {report.tracer}, instance {report.instance}, {wall}"
     text = report.text if report.text.endswith("\n") else f"{report.text}\n"
     return f"{_clean(head)}\n{_clean(text)}\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from collector.archive.info import summarise
+from collector.archive.objects import ReportObject
 from collector.archive.segment import SegmentWriter, build_header
 from collector.archive.verify import verify_paths
 from collector.batch import Note, NoteKind
@@ -17,7 +18,7 @@ from collector.capture.source import LiveSource
 from collector.cli import main
 from collector.errors import TracefsPermissionError
 from collector.tracefs.instance import Instance
-from collector.view.reports import show_reports
+from collector.view.reports import as_text, show_reports
 from sinks.file.notes import Pending
 from tests.capture.rig import RUN
 from tests.tracefs.test_desired import set_up, spec_of, undo, writes_of
@@ -185,9 +186,14 @@ def test_no_name_in_a_report_steers_a_terminal(archive: Path) -> None:
     out = io.StringIO()
     assert show_reports([archive], out) == []
     first, *lines = out.getvalue().splitlines()
-    assert first == "latency 77 us, wakeup, instance ours, 2023-11-14 22:13:20 UTC"
+    assert first == "latency 77 us, wakeup, instance ours, 2023-11-14T22:13:20Z"
     assert lines[:2] == ["# tracer: wakeup", "#"]
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_report_of_no_time_that_can_be(archive: Path) -> None:
+    """A damaged or made-up archive ends no command with a traceback."""
+    assert "s since 1970" in as_text(ReportObject("ours", "latency", "wakeup", 7, "us", 2**62 * 1000, "text"))
 
 
 @pytest.mark.parametrize("text", [False, True])

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TracefsMissingError, match="per_cpu"):
         TracefsDir(tmp_path / "none").possible_cpus()
     assert TracefsDir(tmp_path / "none").list_events() == []
+
+
+def test_a_folder_of_events_that_goes_while_they_are_listed_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_recorded_tree(tmp_path)
+    before = tree.list_event_folders()
+    real = os.scandir
+    gone = SimpleNamespace(name="a_module", is_dir=lambda: True)
+    monkeypatch.setattr(files.os, "scandir", lambda path: [gone, *real(path)] if path.name == "events" else real(path))
+    assert tree.list_event_folders() == before
+
+
+def test_a_file_of_what_is_being_removed_is_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = make_recorded_tree(tmp_path)
+
+    def read(path: Path) -> bytes:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(TracefsMissingError, match="ENODEV"):
+        tree.read_event_format("sched", "sched_switch")
+    assert FormatIndex(tree).get(300) is None
 
 
 def test_a_value_is_one_write_without_truncation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
