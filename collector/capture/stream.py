@@ -252,7 +252,7 @@ class Stream:
                 if not self._close(worker, visit):
                     return visit
                 self._adopt_formats()
-                first = 0
+                first, known = 0, len(self._edition.plan.events)
             elif status == ring.PARTIAL and (again or not self.is_live):
                 # A quiet ring is empty now and can be told so; a busy one gives a crumb more, once.
                 again = False

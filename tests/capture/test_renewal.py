@@ -137,6 +137,18 @@ def test_a_full_block_is_checked_before_it_is_closed() -> None:
     assert [{name for name, _ in shown(rig, [block])} for block in blocks] == [{"event_510"}, {"two"}, {"two"}]
 
 
+def test_a_second_reset_in_one_visit_is_checked_against_the_new_formats() -> None:
+    """The first one takes an event away: what is learnt after it stands where that one stood."""
+    with as_file(b"".join((probes(204, 1000), probes(204, 2000), probes(204, 3000, 511)))) as fd:
+        rig = Rig(fd, renewable=True, formats={PROBE: OLD, 511: LATER}, stats=make_stats(), room_pages=2)
+        rig.book.learn(PROBE, rig.book.edition)
+        rig.formats[PROBE] = NEW
+        looks = iter([408, 408, 204])
+        rig.stream._read_stats = lambda: make_stats(read=next(looks))
+        blocks = blocks_of(rig.visit(Ask.CLOSE))
+    assert [{name for name, _ in shown(rig, [block])} for block in blocks] == [{"event_510"}, {"event_511"}]
+
+
 def test_an_event_that_is_gone_and_one_without_a_format_are_looked_up_anew(ring: tuple[Rig, list[bytes]]) -> None:
     rig, fed = ring
     fed.append(probes(1, 1000))
