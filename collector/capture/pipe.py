@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 from collector.archive.history import LeftOff
-from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget
 from collector.capture.formats import FormatBook
 from collector.capture.sizing import BatchSize
-from collector.capture.source import LiveSource
+from collector.capture.source import LiveSource, build_format_object
 from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
 from collector.decode.plan import CommonHead
 from collector.decode.text import PAGE_BYTES, TextBatch
@@ -265,7 +264,7 @@ class PipeSource(LiveSource):
         self._is_graph = is_graph(tracer, options)
         self._text_plan = build_text_plan(tracer, options, whole=whole)
         self.plan = self._text_plan
-        self.book = FormatBook(self.plan, TextFormats(self._text_plan, tree.list_events).get, _format_object)
+        self.book = FormatBook(self.plan, TextFormats(self._text_plan, tree.list_events).get, build_format_object)
         self._whole = whole
         if whole:
             self.cpus = (WHOLE_PIPE_CPU,)
@@ -309,10 +308,6 @@ class PipeSource(LiveSource):
 
 def _read_stats(fds: Sequence[int]) -> CpuStats:
     return read_stats_fd(fds[0]) if len(fds) == 1 else sum_stats([read_stats_fd(fd) for fd in fds])
-
-
-def _format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:
-    return build_object("format", dict(value))
 
 
 def _keep_nothing(key: StreamKey, reason: str, page: bytes) -> None:

@@ -62,7 +62,7 @@ class Source:
         make_plan = partial(Plan, self.layout, self._common_head())
         self.plan = make_plan()
         renewal = Renewal(make_plan, self.formats.reread, self.formats.is_dynamic) if tree.live else None
-        self.book = FormatBook(self.plan, self.formats.get, _format_object, renewal)
+        self.book = FormatBook(self.plan, self.formats.get, build_format_object, renewal)
         self.base: dict[int, KernelCounts] = {}  # {cpu: the kernel's counts when the run began}
         self.streams: list[Stream] = []
         self.left_off: Mapping[int, LeftOff] = {}  # {cpu: where an earlier run of the instance left off}
@@ -262,7 +262,8 @@ def _base_rows(base: Mapping[int, KernelCounts]) -> list[list[int]]:
     return [[cpu, c.read, c.overrun, c.dropped, c.commit_overrun] for cpu, c in sorted(base.items())]
 
 
-def _format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:
+def build_format_object(value: Mapping[str, object]) -> tuple[bytes, bytes]:
+    """(id, body) of a format object: what a `FormatBook` needs."""
     return build_object("format", dict(value))
 
 

@@ -162,11 +162,6 @@ class Stream:
         return self._batch.total_entries
 
     @property
-    def waiting_events(self) -> int:
-        """Entries in the open batch."""
-        return len(self._batch)
-
-    @property
     def closed_gaps(self) -> tuple[int, int, int]:
         """(gaps, sum of their counts, those without a count) of the blocks so far; at any time, unlike counts()."""
         return self._gaps, self._gap_known, self._unknown_gaps

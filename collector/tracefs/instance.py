@@ -24,7 +24,6 @@ from collector.tracefs.lock import check_name, make_and_lock
 from collector.tracefs.planner import (
     changes_discard,
     files_named,
-    plan_exclusion,
     plan_instance,
     plan_owned,
     plan_untrigger,
@@ -80,7 +79,6 @@ class Instance:
         self.notes: list[str] = []  # what is not as wished, in words for the log
         self.exclusion: Exclusion | None = None  # None: nothing was asked for
         self._lock_fd = lock_fd
-        self._excluded: frozenset[int] = frozenset()
         self._files = frozenset(name for name in OPTIONAL_FILES if tree.exists(name))
         self._systems = read_systems(tree)
         self._functions = read_functions(tree, spec)
@@ -127,11 +125,6 @@ class Instance:
     def subbuf_size(self) -> int:
         """Bytes of a sub-buffer as of now."""
         return self.layout.subbuf_size
-
-    @property
-    def adopted(self) -> bool:
-        """It holds entries of an earlier run: read them, in the layout and the clock as they are."""
-        return self.existed and self.unread_at_open > 0
 
     @property
     def needs_drain_before_configure(self) -> bool:
@@ -188,34 +181,12 @@ class Instance:
                     f"no memory for sub-buffers of {size_kb} KiB ({error.reason}): trying {smaller_kb} KiB"
                 )
                 probe = self.probe()
-        self._excluded = frozenset(spec.notrace_pids)
         self.layout = self.dir.read_layout()
         self.clock = self.dir.read_clock()[0]
 
-    def exclude_pids(self, pids: Iterable[int]) -> Exclusion:
-        """Make `pids` (thread ids as this process sees them) the ones that are not traced.
-
-        Call it again when threads come or go: the kernel doesn't forget an id whose thread has ended, and
-        would hide the next one that gets it. Ids that are only added are added, so none leaks in between.
-        """
-        self.exclusion = self._can_exclude()
-        if self.exclusion is Exclusion.EXCLUDED:
-            wanted = frozenset(pids)
-            if self._excluded and wanted > self._excluded:
-                self._executor.run([Write(NOTRACE_FILE, " ".join(map(str, sorted(wanted - self._excluded))))])
-            elif wanted != self._excluded or not wanted:
-                fork = self.spec.event_fork is None
-                self._executor.run(plan_exclusion(wanted.union(self.spec.hidden_pids), self._files, fork=fork))
-            self._excluded = wanted
-        return self.exclusion
-
-    def set_tracing(self, on: bool) -> None:
-        """Start or stop writing into the rings; what is in them stays."""
-        self.dir.write("tracing_on", str(int(on)))
-
     def stop_tracing(self) -> None:
-        """Stop, so that a drain has an end."""
-        self.set_tracing(False)
+        """Nothing is written into the rings any more, so that a drain has an end; what is in them stays."""
+        self.dir.write("tracing_on", "0")
 
     def read_clock_pair(self) -> ClockPair | None:
         """The instance's clock beside the system's, now; None when it has no wall time.

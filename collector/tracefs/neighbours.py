@@ -9,6 +9,7 @@ from collector.errors import TracefsError, TracefsFormatError, TracefsMissingErr
 from collector.tracefs.events import EventName
 from collector.tracefs.facts import NeighbourFacts, PipeReader, TracingState
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.probing import count_unread
 
 PROC = Path("/proc")
 
@@ -113,11 +114,6 @@ def read_comm(pid: int, proc: Path = PROC) -> str:
         return (proc / str(pid) / "comm").read_text(errors="replace").strip()
     except OSError:
         return "?"
-
-
-def count_unread(tree: TracefsDir) -> int:
-    """Entries in all rings of a buffer."""
-    return sum(stats.entries for cpu in tree.possible_cpus() if (stats := tree.try_read_stats(cpu)) is not None)
 
 
 def _read_state(tree: TracefsDir, name: str, holders: dict[str, int], proc: Path) -> TracingState:

@@ -196,7 +196,7 @@ def read_snapshot_state(tree: TracefsDir) -> SnapshotState:
 
 def count_unread(tree: TracefsDir) -> int:
     """Entries in the rings."""
-    return sum(tree.read_stats(cpu).entries for cpu in tree.possible_cpus())
+    return sum(stats.entries for cpu in tree.possible_cpus() if (stats := tree.try_read_stats(cpu)) is not None)
 
 
 def parse_size_kb(text: str) -> int | None:

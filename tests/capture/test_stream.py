@@ -57,7 +57,7 @@ def test_entries_wait_for_a_full_block() -> None:
         rig = Rig(fd)
         visit = rig.visit(Ask.FLUSH)
     assert (visit.blocks, visit.at_end) == ([], True)
-    assert (rig.stream.waiting_events, rig.stream.decoded) == (3, 3)
+    assert (len(rig.batch), rig.stream.decoded) == (3, 3)
 
 
 def test_block_closes_when_its_pages_are_full() -> None:
@@ -68,7 +68,7 @@ def test_block_closes_when_its_pages_are_full() -> None:
     assert [(b.number, b.ordinal) for b in (first, second)] == [(0, 0), (1, 2 * FULL_ENTRIES)]
     assert (first.first_ts, first.last_ts) == (1010, 20000 + 10 * FULL_ENTRIES)
     assert first.raw_bytes == 2 * (16 + 12 * FULL_ENTRIES)
-    assert rig.stream.waiting_events == FULL_ENTRIES
+    assert len(rig.batch) == FULL_ENTRIES
 
 
 def test_block_closes_at_its_age_and_only_at_a_flush(clock: SimpleNamespace) -> None:

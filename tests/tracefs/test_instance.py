@@ -54,7 +54,7 @@ def test_no_memory_at_all_is_an_error(tmp_path: Path) -> None:
 def test_unread_entries_are_not_thrown_away(tmp_path: Path) -> None:
     kernel = make_fake_kernel(tmp_path, "ours", entries=5)
     made = Instance.open(kernel, SPEC)
-    assert (made.existed, made.adopted, made.unread_at_open) == (True, True, 5)
+    assert (made.existed, made.unread_at_open) == (True, 5)
     assert made.needs_drain_before_configure
     assert (made.clock, made.subbuf_size) == ("local", 4096)  # what the old entries are in
     with pytest.raises(TracefsError, match=r"discard.*5 entries.*read them first"):
@@ -83,7 +83,6 @@ def test_threads_in_another_pid_namespace_can_not_be_excluded(tmp_path: Path, mo
     made.configure()
     assert made.exclusion is Exclusion.OTHER_NAMESPACE
     assert "namespace" in made.notes[0]
-    assert made.exclude_pids([7]) is Exclusion.OTHER_NAMESPACE
     assert "set_event_notrace_pid" not in dict(kernel.written)
     made.close()
 
@@ -91,18 +90,10 @@ def test_threads_in_another_pid_namespace_can_not_be_excluded(tmp_path: Path, mo
 def test_a_kernel_without_exclusion(tmp_path: Path) -> None:
     kernel = make_fake_kernel(tmp_path, "ours")
     (tmp_path / "instances/ours/set_event_notrace_pid").unlink()
-    made = Instance.open(kernel, SPEC)
-    assert made.exclude_pids([7]) is Exclusion.UNSUPPORTED
-    made.close()
-
-
-def test_threads_that_are_added_are_only_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instance_module, "in_initial_pid_namespace", lambda: True)
-    kernel = make_fake_kernel(tmp_path, "ours")
-    made = Instance.open(kernel, SPEC)
-    for pids in ([5, 7], [5, 7, 8], [5, 8], [5, 8], []):
-        assert made.exclude_pids(pids) is Exclusion.EXCLUDED
-    assert [value for name, value in kernel.written if name == "set_event_notrace_pid"] == ["5 7", "8", "5 8", ""]
+    made = Instance.open(kernel, InstanceSpec("ours", (SWITCH,), notrace_pids=(7,)))
+    made.configure()
+    assert made.exclusion is Exclusion.UNSUPPORTED
+    assert "set_event_notrace_pid (5.7" in made.notes[0]
     made.close()
 
 
@@ -154,7 +145,6 @@ def test_from_nothing_to_tracing_and_back(tracefs: Path, instance_name: str) -> 
     )  # fmt: skip
     made = Instance.open(top, spec)
     assert not made.existed
-    assert not made.adopted
     made.configure()
     tree = made.dir
     assert (made.subbuf_size, made.clock, made.cpus, made.notes) == (16384, "mono", (0,), [])
@@ -166,9 +156,7 @@ def test_from_nothing_to_tracing_and_back(tracefs: Path, instance_name: str) -> 
     assert made.exclusion in (Exclusion.EXCLUDED, Exclusion.OTHER_NAMESPACE)
     if made.exclusion is Exclusion.EXCLUDED:
         assert tree.read_text("set_event_notrace_pid").split() == [str(os.getpid())]
-        made.exclude_pids([os.getpid(), 4_000_000])
-        assert tree.read_text("set_event_notrace_pid").split() == [str(os.getpid()), "4000000"]
-    made.set_tracing(False)
+    made.stop_tracing()
     assert tree.read_text("tracing_on").strip() == "0"
     pair = made.read_clock_pair()
     assert pair is not None
@@ -201,7 +189,7 @@ def test_what_a_crash_leaves_is_adopted_with_its_entries_and_counters(tracefs: P
     first.close()  # as the end of its process does
 
     second = Instance.open(top, spec)
-    assert (second.existed, second.adopted, second.unread_at_open) == (True, True, 3)
+    assert (second.existed, second.unread_at_open) == (True, 3)
     assert not second.needs_drain_before_configure
     second.configure()
     counters = [second.dir.read_stats(cpu) for cpu in second.dir.online_cpus()]
