@@ -141,14 +141,11 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
 
 
 def plan_exclusion(pids: Iterable[int], files: frozenset[str], *, fork: bool = True) -> list[Write]:
-    """The writes that make `pids` (thread ids) the ones that are not traced, with the threads they will start."""
-    ordered = sorted(set(pids))
+    """The writes that make `pids` (thread ids, some) those that are not traced, with the threads they will start."""
     if NOTRACE_FILE not in files:
         return []
-    if not ordered:
-        return [Write(NOTRACE_FILE, "", mode="clear")]
     add_children = [Write(EVENT_FORK_FILE, "1", verify="equal")] if fork and EVENT_FORK_FILE in files else []
-    return [*add_children, Write(NOTRACE_FILE, " ".join(map(str, ordered)), mode="replace")]
+    return [*add_children, Write(NOTRACE_FILE, " ".join(map(str, sorted(set(pids)))), mode="replace")]
 
 
 def plan_owned(spec: InstanceSpec, probe: Probe) -> list[Undo]:
@@ -190,7 +187,7 @@ def files_named(spec: InstanceSpec) -> list[str]:
 
 def files_to_read(spec: InstanceSpec, *, existed: bool) -> list[str]:
     """Files whose present value the plan needs; of an earlier run's instance also lists that it may have set."""
-    left = [*LIST_FILES[:2], *PID_FILES] if existed else []
+    left = [*LIST_FILES[:2], *PID_FILES, NOTRACE_FILE] if existed else []
     latency = [LATENCY_FILE] if spec.tracer in LATENCY_TRACERS else []
     return list(dict.fromkeys([TRACER_FILE, *latency, *files_named(spec), *left]))
 
@@ -292,6 +289,8 @@ def _plan_threads(spec: InstanceSpec, probe: Probe) -> list[Write]:
     hidden = {*spec.notrace_pids, *spec.hidden_pids}
     if hidden:
         writes += plan_exclusion(hidden, probe.files, fork=spec.event_fork is None)
+    else:
+        writes += _plan_pids(NOTRACE_FILE, (), probe)
     if spec.event_fork is not None:
         writes += [replace(w, undo=()) for w in _plan_option(EVENT_FORK_FILE, spec.event_fork, probe)]
     return writes

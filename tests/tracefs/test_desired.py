@@ -230,7 +230,8 @@ def test_what_a_crash_left_as_wished_is_kept_and_removed_at_the_end(kernel: Fake
 
 
 def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
-    crashed = set_up(kernel, 'probes = ["p:open vfs_read"]\nevent_pids = [4]\nfunctions = ["vfs_read"]')
+    crashed = set_up(kernel, 'probes = ["p:open vfs_read"]\nevent_pids = [4]\nnotrace_pids = [5]\n'
+                     'functions = ["vfs_read"]')  # fmt: skip
     crashed.close()
     put(crashed.dir.path, {"set_event": "sched:sched_switch\nftc_ours:open\n"})
     put(crashed.dir.path, {f"{SWITCH_FILES}/trigger": "traceoff:unlimited\n", f"{SWITCH_FILES}/filter": "prev_pid > 1"})
@@ -245,6 +246,7 @@ def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
         ("dynamic_events", "p:ftc_ours/open vfs_write"),
         ("set_ftrace_filter", ""),
         ("set_event_pid", ""),
+        ("set_event_notrace_pid", ""),
         ("events/ftc_ours/open/enable", "1"),
         (f"{SWITCH_FILES}/filter", "0"),
     ]
