@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from collector import __version__
-from collector.errors import EXIT_FAILURE, EXIT_OK, CollectorError, ConfigError, UsageError
+from collector.errors import EXIT_FAILURE, EXIT_OK, CollectorError, ConfigError, UsageError, raise_all
 
 if TYPE_CHECKING:
     from collector.config import Config, Override
@@ -105,10 +105,15 @@ def cleanup(args: argparse.Namespace) -> int:
 
     tracefs, journals = TracefsDir(find_tracefs()), Journals.of_system()
     names = args.instances or [left.instance for left in find_leftovers(tracefs, journals)]
+    problems = []
     for name in names:
-        print(clean_up(tracefs, journals, name, keep_entries=args.keep_entries))
+        try:
+            print(clean_up(tracefs, journals, name, keep_entries=args.keep_entries))
+        except CollectorError as error:
+            problems.append(error)
     if not names:
         print("nothing is left of a killed run")
+    raise_all(problems)
     return EXIT_OK
 
 

@@ -15,6 +15,8 @@
     └── IncompleteDrainError         75   entries were left in the kernel at shutdown
 """
 
+from collections.abc import Sequence
+
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 64
@@ -100,3 +102,16 @@ class ArchiveFullError(ArchiveError):
 
 class IncompleteDrainError(CollectorError):
     exit_code = EXIT_INCOMPLETE_DRAIN
+
+
+def raise_all(errors: Sequence[CollectorError]) -> None:
+    """Raise what went wrong in the course of several things that had to be tried all; nothing when there is nothing.
+
+    Raises:
+      CollectorError: the only one.
+      ExceptionGroup: several.
+    """
+    if len(errors) > 1:
+        raise ExceptionGroup("several errors", errors)
+    if errors:
+        raise errors[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.config import Config
-from collector.errors import CollectorError
+from collector.errors import CollectorError, raise_all
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
@@ -85,10 +85,7 @@ class InstanceGroup:
                 held.instance.undo(REMOVE_TIMEOUT_S, keep=held.instance.spec.keep or not complete)
             except CollectorError as error:
                 problems.append(error)
-        if len(problems) > 1:
-            raise ExceptionGroup("instances that could not be taken away", problems)
-        if problems:
-            raise problems[0]
+        raise_all(problems)
 
     def give_up(self, collected: bool) -> None:
         """After an error: take away what is ours alone, leave what the next start can still settle.

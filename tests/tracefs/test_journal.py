@@ -8,9 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from collector.errors import InstanceBusyError, TracefsError, UsageError
+from collector.cli import main
+from collector.errors import EXIT_USAGE, InstanceBusyError, TracefsError, UsageError
 from collector.tracefs.instance import Instance
-from collector.tracefs.journal import Journals, Record, build_journal, parse_journal, read_journal, runtime_folder
+from collector.tracefs.journal import (
+    Journals,
+    Record,
+    build_journal,
+    parse_journal,
+    read_boot_id,
+    read_journal,
+    runtime_folder,
+)
 from collector.tracefs.leftovers import clean_up, find_leftovers
 from collector.tracefs.wish import Undo
 
@@ -213,3 +222,17 @@ def test_cleaning_up_what_lives_or_never_was(kernel: FakeKernel, folder: Path) -
     live.close()
     with pytest.raises(UsageError, match="nothing of such an instance"):
         clean_up(kernel, journals, "others")
+
+
+def test_one_that_cannot_be_cleaned_up_does_not_keep_the_others(
+    kernel: FakeKernel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(kernel, folder, DEPTH, boot=read_boot_id()).close()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
+    monkeypatch.setattr("collector.tracefs.files.find_tracefs", lambda: kernel.path)
+    monkeypatch.setattr(os, "rmdir", lambda path: None)
+    assert main(["cleanup", "never", "ours"]) == EXIT_USAGE
+    out, err = capsys.readouterr()
+    assert out == "ours: restored max_graph_depth 0; removed\n"
+    assert "instances/never: nothing of such an instance is left" in err
+    assert (kernel.path / "max_graph_depth").read_text() == "0\n"
