@@ -76,6 +76,9 @@ class Server:
             self.process.kill()
             self.process.wait()
             self.process = None
+        for path in Path("/tmp").glob("seaweedfs-*-grpc-*.sock"):  # no setting puts them elsewhere
+            if any(word == f"-{path.name.split('-')[1]}.port.grpc={path.stem.split('-')[3]}" for word in self.command):
+                path.unlink()
 
     def __enter__(self) -> "Server":
         self.start()
@@ -105,7 +108,8 @@ def seaweedfs(folder: Path) -> Server:
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         command = [
             program("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-filer", "-s3",
-            f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.config={folder / 's3.json'}", f"-s3.localSocket={folder / 's3.sock'}",
+            f"-filer.localSocket={folder / 'filer.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
             "-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
