@@ -3,6 +3,7 @@
 All methods block; one at a time is called, in a thread. What is taken is durable when `take` has returned.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collector.archive.bodies import Header, parse_block, parse_header
+from collector.archive import disk
+from collector.archive.bodies import Header, parse_block, parse_gap, parse_header, parse_sample
 from collector.archive.fields import unpack
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
@@ -27,6 +29,16 @@ from sinks.stream.seen import Seen
 
 # Every segment has them again; a sender whose names fill more than this is not sane.
 MAX_NAMES_BYTES = 128 << 20
+
+# What no kernel counts to: sums of larger numbers would fit no footer. And what no machine has: each stream costs memory.
+MAX_COUNT = 1 << 40  # of one block or gap
+MAX_TOTAL = 1 << 58
+MAX_STREAMS = 1 << 15  # of a run
+
+# The index of a segment is in memory until it is sealed; records that are nearly empty make much of it.
+MAX_SEGMENT_RECORDS = 1 << 18
+
+MAX_GAPS = 1 << 16  # of a run, by which one that comes again is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,11 @@ class HostArchive:
         self._opening: dict[StreamId, Totals] | None = None  # None: as the sender says
         self._samples: dict[StreamId, Mapping[str, Any]] = {}  # {stream: totals} of the last sample
         self._seen: dict[StreamKey, Seen] = {}
+        self._gaps: dict[bytes, None] = {}  # bodies of the run's gap records that are here, hashed; the oldest first
+        self._streams: set[StreamId] = set()  # of the run
+        self._records = 0  # of the open segment
         try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            disk.make_folder(folder)
             self._lock = ArchiveLock(folder)
         except OSError as e:
             raise disk_error(folder, e, "use the folder") from e
@@ -114,10 +129,10 @@ class HostArchive:
         """End a segment that is large or old enough."""
         writer = self._writer
         if writer is not None and (
-            writer.size_bytes >= self.policy.segment_bytes
+            (is_full := writer.size_bytes >= self.policy.segment_bytes or self._records >= MAX_SEGMENT_RECORDS)
             or time.monotonic() - self._opened_s >= self.policy.segment_age_s
         ):
-            self._seal("size" if writer.size_bytes >= self.policy.segment_bytes else "time")
+            self._seal("size" if is_full else "time")
 
     def close(self) -> None:
         """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
@@ -143,19 +158,49 @@ class HostArchive:
         if parcel.kind == Kind.BLOCK:
             self._take_block(parcel, parcel.stream)
             return
+        self._note_stream(parcel.stream)
         body = unpack(parcel.body, parcel.kind.name.lower())
         if parcel.kind == Kind.SAMPLE:
+            _check_totals(parse_sample(parcel.body).totals)
             self._samples[(parcel.stream.instance, parcel.stream.cpu)] = body["totals"]
-        self._ready().write_record(parcel.kind, body)
+        if parcel.kind == Kind.GAP:
+            _check_counts(parse_gap(parcel.body).count or 0)
+            key = _hash(parcel.body)
+            if key in self._gaps:
+                return  # it would count the loss twice
+            self._note_gap(key)
+        self._write_record(parcel.kind, body)
+
+    def _write_record(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        self._ready().write_record(kind, body)
+        self._records += 1
+
+    def _note_gap(self, key: bytes) -> None:
+        self._gaps[key] = None
+        if len(self._gaps) > MAX_GAPS:
+            del self._gaps[next(iter(self._gaps))]
+
+    def _note_stream(self, stream: StreamKey) -> None:
+        self._streams.add((stream.instance, stream.cpu))
+        if len(self._streams) > MAX_STREAMS:
+            raise SegmentError("too many streams", expected=f"at most {MAX_STREAMS} a run")
 
     def _begin(self, parcel: Parcel) -> None:
         """A header: the same run goes on, with all names again, or another run begins."""
         header = parse_header(parcel.body)
+        for totals in header.opening.values():
+            _check_totals(totals)
+        if len(header.streams) > MAX_STREAMS:
+            raise SegmentError(
+                "too many streams", expected=f"at most {MAX_STREAMS} a run", got=str(len(header.streams))
+            )
         if self._header is None or header.run != self._header.run:
             self._seal(RECOVERED)
             self._number, self._opening = 0, None
             self._samples.clear()
             self._seen.clear()
+            self._gaps.clear()
+            self._streams.clear()
             self._read_earlier(header.run)
         self._header = header
         self._header_map = unpack(parcel.body, "header")
@@ -175,6 +220,8 @@ class HostArchive:
                     for place in segment.places:
                         if place.kind == Kind.BLOCK and place.stream is not None:
                             self._seen.setdefault(StreamKey(run, *place.stream), Seen()).add(place.number)
+                        elif place.kind == Kind.GAP and not isinstance(found := segment.record_at(place.offset), str):
+                            self._note_gap(_hash(bytes(found.body)))
             except (SegmentError, OSError):
                 continue  # for `verify` to tell; its blocks are taken again
 
@@ -200,6 +247,7 @@ class HostArchive:
 
     def _write_object(self, writer: SegmentWriter, key: bytes, body: bytes) -> None:
         writer.write_record(Kind.OBJECT, body)
+        self._records += 1
         self._written.add(key)
 
     def _take_block(self, parcel: Parcel, stream: StreamKey) -> None:
@@ -207,7 +255,9 @@ class HostArchive:
         if parcel.number in seen:
             self._taken.duplicates += 1
             return
+        self._note_stream(stream)
         head = parse_block(parcel.body)
+        _check_counts(head.entries, head.raw_bytes, *(gap.lost or 0 for gap in head.gaps))
         self._ready().write_block(
             Block(
                 stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
@@ -215,6 +265,7 @@ class HostArchive:
             ),
             _Names(self._formats),
         )  # fmt: skip
+        self._records += 1
         seen.add(parcel.number)
         self._taken.blocks += 1
         self._taken.events += head.entries
@@ -230,6 +281,7 @@ class HostArchive:
             self._writer = writer
             self._number += 1
             self._opened_s = time.monotonic()
+            self._records = 0
             self._written.clear()
             for key, body in self._objects.items():
                 self._write_object(writer, key, body)
@@ -240,16 +292,20 @@ class HostArchive:
             return
         self._writer.write_formats_again()
         path = self._writer.seal(self._samples, reason, last)
+        size_bytes = self._writer.size_bytes
         self._opening = self._writer.closing
         self._writer = None
-        self._sizes[path] = path.stat().st_size
+        self._sizes[path] = size_bytes
         self._retain()
 
     def _retain(self) -> None:
         """Remove the oldest segments until the limit holds; the newest one stays."""
         while len(self._sizes) > 1 and sum(self._sizes.values()) > self.policy.max_bytes:
             path = next(iter(self._sizes))
-            path.unlink(missing_ok=True)
+            try:
+                disk.unlink(path)
+            except OSError as e:
+                raise disk_error(path, e, "remove the oldest segment") from e
             del self._sizes[path]
 
     def _check_room(self) -> None:
@@ -262,6 +318,25 @@ class HostArchive:
                 "the disk has no room", where=str(self.folder), expected=f"{self.policy.min_free_bytes} bytes free",
                 got=f"{stat.f_bavail * stat.f_frsize}", hint="free space; the sender keeps what it has and tries again",
             )  # fmt: skip
+
+
+def _hash(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+def _check_counts(*counts: int) -> None:
+    if max(counts) > MAX_COUNT:
+        raise SegmentError("a count that no kernel comes to", expected=f"at most {MAX_COUNT}", got=str(max(counts)))
+
+
+def _check_totals(of: Totals) -> None:
+    most = max(
+        of.blocks, of.events, of.raw_bytes, of.gaps, of.gap_known_events, of.unknown_gaps, of.pages, of.overrun,
+        of.dropped, of.commit_overrun, of.read, of.entries, of.left_in_kernel, of.residual or 0,
+        *of.skipped.values(), *of.decode_errors.values(),
+    )  # fmt: skip
+    if most > MAX_TOTAL:
+        raise SegmentError("totals that no kernel comes to", expected=f"at most {MAX_TOTAL}", got=str(most))
 
 
 class _Names:

@@ -236,6 +236,11 @@ class _Host:
             except ArchiveError:
                 await self._close()
                 raise
+            except Exception as e:
+                # A peer that finds a hole in our checks costs its own connection, and nobody else's.
+                logger.error("cannot take what a sender brings", exc_info=e, extra={"fields": {"folder": self._folder}})
+                await self._close()
+                raise ArchiveError("the receiver failed; its log says why", got=type(e).__name__) from e
 
     async def tick(self) -> None:
         """Rotate by age; a segment that cannot be sealed now stays open and is recovered later."""
@@ -243,8 +248,8 @@ class _Host:
             if self._archive is not None:
                 try:
                     await self._in_thread(self._archive.tick)
-                except ArchiveError as e:
-                    logger.error("cannot seal a sender's segment", extra={"fields": {"error": str(e)}})
+                except Exception as e:
+                    _log_seal(e)
                     await self._close()
 
     async def close(self) -> None:
@@ -252,15 +257,24 @@ class _Host:
             await self._close()
 
     async def _close(self) -> None:
+        """Seal; in any case the folder's lock is free afterwards, also when the connection ends meanwhile."""
         archive, self._archive = self._archive, None
         if archive is not None:
-            try:
-                await self._in_thread(archive.close)
-            except ArchiveError as e:
-                logger.error("cannot seal a sender's segment", extra={"fields": {"error": str(e)}})
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._in_thread(archive.close)
+                except Exception as e:
+                    _log_seal(e)
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         return await trio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def _log_seal(error: Exception) -> None:
+    """It stays open and is recovered by the next start."""
+    is_ours = isinstance(error, ArchiveError)
+    logger.error("cannot seal a sender's segment", exc_info=None if is_ours else error,
+                 extra={"fields": {"error": str(error)}})  # fmt: skip
 
 
 def _keep_alive(stream: Stream) -> None:

@@ -1,5 +1,6 @@
 """Records over the stream protocol: whole, again after a break, and from peers that mean no good."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,17 +12,22 @@ import pytest
 import trio
 import trio.testing
 
-from collector.archive.frame import Kind, build_record
+from collector.archive.bodies import parse_block, parse_gap
+from collector.archive.fields import pack, unpack
+from collector.archive.frame import Kind, Record, build_record
 from collector.archive.info import summarise
 from collector.archive.objects import build_object
-from collector.archive.reader import list_segments
+from collector.archive.reader import list_segments, open_segment
+from collector.archive.verify import verify_archive
 from collector.batch import Delivery, StreamKey
+from collector.errors import SegmentError
 from sinks.base import Parcel
+from sinks.stream import host
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.seen import Seen
-from sinks.stream.server import Limits, Receiver
+from sinks.stream.server import Limits, Receiver, _Host
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.wire import Parser, StreamError, build_hello
+from sinks.wire import Parser, StreamError, WireRecord, build_hello, parse_parcel
 from tests.sinks.stream.rig import batches, bring, check_same, first_block
 
 POLICY = HostPolicy(min_free_bytes=0)
@@ -234,6 +240,114 @@ def test_a_sender_has_its_limit_of_the_disk(tmp_path: Path, parcels: list[Parcel
     sizes = [path.stat().st_size for path in list_segments([tmp_path])]
     assert len(sizes) > 1
     assert sum(sizes[:-1]) <= 60_000
+
+
+def _changed(parcel: Parcel, **keys: Any) -> Parcel:
+    return parse_parcel(WireRecord(parcel.kind, memoryview(pack({**unpack(parcel.body, "body"), **keys}))))
+
+
+def test_a_gap_that_comes_again_counts_once(tmp_path: Path, parcels: list[Parcel]) -> None:
+    """Its acknowledgement was lost with the connection, or with the receiver."""
+    header = parcels[0]
+    stream = next(p.stream for p in parcels if p.stream is not None)
+    gaps = [
+        build_gap(header.run, stream, {"cause": "discarded", "count": n, "from_ts": n, "to_ts": n, "detail": ""})
+        for n in (5, 6)
+    ]
+    archive = HostArchive(tmp_path / "host", POLICY)
+    archive.take([header, gaps[0]])
+    archive.take([header, *gaps])
+    archive.close()
+    archive = HostArchive(tmp_path / "host", POLICY)
+    archive.take([header, *gaps])
+    archive.close()
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_segment(path)) for path in list_segments([tmp_path / "host"])]
+        counts = [parse_gap(found.body).count for segment in opened for found in segment.records()
+                  if isinstance(found, Record) and found.kind == Kind.GAP]  # fmt: skip
+    assert counts == [5, 6]
+
+
+def build_gap(run: bytes, stream: StreamKey, body: dict[str, Any]) -> Parcel:
+    whole = {"run": run, "inst": stream.instance, "cpu": stream.cpu, **body}
+    return Parcel(Kind.GAP, pack(whole), run, stream)
+
+
+@pytest.mark.parametrize("keys", [{"n": 1 << 60}, {"raw": 1 << 63}, {"gaps": [[0, 1 << 63, "page"]]}])
+def test_a_sender_that_counts_too_far_is_refused(tmp_path: Path, parcels: list[Parcel], keys: dict[str, Any]) -> None:
+    """Sums of such numbers would fit no footer."""
+    at = first_block(parcels)
+    if "n" in keys:
+        kinds = [[k.format_id, k.mode, keys["n"]] for k in parse_block(parcels[at].body).kinds[:1]]
+        keys = keys | {"kinds": kinds, "gaps": []}
+    archive = HostArchive(tmp_path, POLICY)
+    archive.take(parcels[:at])
+    with pytest.raises(SegmentError, match="no kernel"):
+        archive.take([_changed(parcels[at], **keys)])
+    archive.close()
+
+
+def test_a_sender_of_endless_streams_is_refused(
+    tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MAX_STREAMS", 100)
+    header = parcels[0]
+    made = [
+        build_gap(header.run, StreamKey(header.run, f"i{n}", 0),
+                  {"cause": "overrun", "count": n, "from_ts": 0, "to_ts": 0, "detail": ""})
+        for n in range(101)
+    ]  # fmt: skip
+    archive = HostArchive(tmp_path, POLICY)
+    archive.take([header, *made[:100]])
+    with pytest.raises(SegmentError, match="too many streams"):
+        archive.take(made[100:])
+    archive.close()
+
+
+def test_a_segment_of_many_small_records_ends(
+    tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MAX_SEGMENT_RECORDS", 8)
+    archive = HostArchive(tmp_path, POLICY)
+    for batch in batches(parcels):
+        archive.take(batch)
+    archive.close()
+    assert len(list_segments([tmp_path])) > 2
+    assert verify_archive([tmp_path]).problems == []
+
+
+async def test_a_hole_in_the_checks_costs_one_connection(
+    tmp_path: Path, archive: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = HostArchive.take
+
+    def fail_once(self: HostArchive, batch: Sequence[Parcel]) -> Any:
+        monkeypatch.setattr(HostArchive, "take", take)
+        raise OverflowError("a hole")
+
+    monkeypatch.setattr(HostArchive, "take", fail_once)
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        assert await transport.deliver(parcels[:1]) is Delivery.ERRORED
+        await bring(transport, parcels)
+        assert served.receiver.state.refused == {"archive": 1}
+    check_same(archive, served.folder / "web-1")
+
+
+async def test_a_connection_that_ends_while_its_folder_is_closed_leaves_it_free(
+    tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = _Host(tmp_path / "host", POLICY, trio.CapacityLimiter(1))
+    take = HostArchive.take
+
+    def fail(self: HostArchive, batch: Sequence[Parcel]) -> Any:
+        take(self, batch)
+        trio.from_thread.run_sync(scope.cancel)  # another connection takes its place just now
+        raise SegmentError("malformed")
+
+    monkeypatch.setattr(HostArchive, "take", fail)
+    with trio.CancelScope() as scope, pytest.raises(SegmentError):
+        await claimed.take(parcels[: first_block(parcels) + 1])
+    HostArchive(tmp_path / "host", POLICY).close()  # raises where the lock is held
 
 
 def test_a_parser_takes_bytes_as_they_come(parcels: list[Parcel]) -> None:
