@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from collector.errors import TracefsError
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.functions import parse_functions
-from collector.tracefs.planner import normal_trigger, untrigger
+from collector.tracefs.planner import normal_trigger, switches_tracing, untrigger
 from collector.tracefs.snapshots import SNAPSHOT_FILE, parse_snapshot_state
 from collector.tracefs.wish import (
     FUNCTIONS_FILE,
@@ -94,9 +94,10 @@ def compare_settings(expected: Mapping[str, str], found: Mapping[str, str]) -> l
 
 def files_to_watch(spec: InstanceSpec) -> tuple[str, ...]:
     """Those of every instance, and what the settings say of single events and of functions."""
+    always = [file for file in WATCHED_FILES if file != "tracing_on" or not switches_tracing(spec)]
     events = [f"events/{system}/{name}/{FILTER}" for system, name in spec.filters]
     events += [f"events/{system}/{name}/{TRIGGER}" for system, name in spec.triggers]
-    return (*WATCHED_FILES, *events, *spec.pattern_lists)
+    return (*always, *events, *spec.pattern_lists)
 
 
 class Guard:

@@ -135,8 +135,7 @@ def plan_instance(spec: InstanceSpec, probe: Probe, subbuf_size_kb: int | None =
     if writes or not probe.tracing_on:
         stop = [Write("tracing_on", "0", verify="equal")] if probe.tracing_on else []
         # A trigger may turn it off again before it is read back.
-        may_stop = any(line.startswith("traceoff") for lines in spec.triggers.values() for line in lines)
-        writes = [*stop, *writes, Write("tracing_on", "1", verify="none" if may_stop else "equal")]
+        writes = [*stop, *writes, Write("tracing_on", "1", verify="none" if switches_tracing(spec) else "equal")]
     return writes
 
 
@@ -190,6 +189,11 @@ def files_to_read(spec: InstanceSpec, *, existed: bool) -> list[str]:
     left = [*LIST_FILES[:2], *PID_FILES, NOTRACE_FILE] if existed else []
     latency = [LATENCY_FILE] if spec.tracer in LATENCY_TRACERS else []
     return list(dict.fromkeys([TRACER_FILE, *latency, *files_named(spec), *left]))
+
+
+def switches_tracing(spec: InstanceSpec) -> bool:
+    """Whether triggers of the settings turn tracing on and off: it is then as they left it."""
+    return any(line.strip().startswith(("traceoff", "traceon")) for lines in spec.triggers.values() for line in lines)
 
 
 def scope_of(file: str, probe: Probe) -> Scope:

@@ -163,3 +163,13 @@ def test_what_the_kernel_refuses_to_take_back_is_told_once(tmp_path: Path) -> No
     assert not finding.repaired
     assert "prev_pid > 1" in str(finding.error)
     assert guard.look(repair=True) == []
+
+
+@pytest.mark.parametrize(("trigger", "told"), [("traceoff:1 if prev_pid == 0", []), ("stacktrace", ["tracing_on"])])
+def test_tracing_that_a_trigger_of_the_settings_has_stopped_stays_so(
+    tree: TracefsDir, trigger: str, told: list[str]
+) -> None:
+    guard = Guard(tree, InstanceSpec("i", (), triggers={SWITCH: (trigger,)}))
+    put(tree, "tracing_on", "0\n")
+    assert [finding.change.what for finding in guard.look(repair=True)] == told
+    assert tree.read_text("tracing_on") == ("1\n" if told else "0\n")
