@@ -26,6 +26,7 @@ from collector.capture.worker import Workers
 from collector.config import Config
 from collector.decode.columns import Encoder
 from collector.decode.ring import REASONS
+from collector.errors import TracefsError
 from collector.ledger import MALFORMED
 from collector.snapshot import SinkSnapshot, Snapshot, StreamSnapshot
 from collector.status import predict_overrun
@@ -193,7 +194,12 @@ class Pipeline:
     async def leave(self, source: Source, streams: Sequence[Stream]) -> None:
         """Close what is decoded of streams whose rest stays in the kernel, and say how much that is."""
         assert self.capture is not None
-        await self.workers.run(partial(_do, source.give_up))
+        try:
+            await self.workers.run(partial(_do, source.give_up))
+        except TracefsError as e:  # what is decoded has to be closed all the same
+            logger.error("it is not known what stays in the kernel", extra={"fields": {
+                "instance": source.name, "error": str(e),
+            }})  # fmt: skip
         for stream in streams:
             await self.capture.close_block(stream)
             totals = stream.totals()

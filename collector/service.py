@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any
 
 import trio
 
 from collector.capture.flight import SnapshotSource
 from collector.capture.reports import build_watches, look_at_all
+from collector.capture.source import Source
 from collector.capture.stream import Stream
 from collector.config import Config
 from collector.errors import TracefsError
@@ -119,7 +119,7 @@ class Service:
         with self._forced, trio.move_on_after(self.config.shutdown_timeout_s):
             async with trio.open_nursery() as nursery:
                 for source in pipeline.sources:
-                    nursery.start_soon(partial(pipeline.drain, source, drained, at_once=len(source.streams)))
+                    nursery.start_soon(self._drain_source, source, drained)
         left = []
         for source in pipeline.sources:
             undrained = [stream for stream in source.streams if not (source.is_drained and drained.get(stream))]
@@ -135,6 +135,15 @@ class Service:
                 }},
             )  # fmt: skip
         return not left
+
+    async def _drain_source(self, source: Source, drained: dict[Stream, bool]) -> None:
+        """What the kernel refuses here stays in it; it must not cost the others their blocks."""
+        try:
+            await self.pipeline.drain(source, drained, at_once=len(source.streams))
+        except TracefsError as e:
+            for stream in source.streams:
+                drained[stream] = False
+            logger.error("an instance cannot be drained", extra={"fields": {"instance": source.name, "error": str(e)}})
 
     async def _take_signals(self) -> None:
         async for number in self._signals:
