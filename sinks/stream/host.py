@@ -30,7 +30,8 @@ from sinks.stream.seen import Seen
 # Every segment has them again; a sender whose names fill more than this is not sane.
 MAX_NAMES_BYTES = 128 << 20
 
-# What no kernel counts to: sums of larger numbers would fit no footer. And what no machine has: each stream costs memory.
+# What no kernel counts to: sums of larger numbers would fit no footer. And what no machine has: each stream costs
+# memory.
 MAX_COUNT = 1 << 40  # of one block or gap
 MAX_TOTAL = 1 << 58
 MAX_STREAMS = 1 << 15  # of a run
