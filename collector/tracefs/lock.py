@@ -10,8 +10,8 @@ from pathlib import Path
 
 from collector.errors import InstanceBusyError, TracefsError, TracefsMissingError, TracefsPermissionError, UsageError
 from collector.tracefs.files import ROOT_HINT, TracefsDir
+from collector.tracefs.neighbours import lock_key, read_comm, read_flocks
 
-_LOCKS = Path("/proc/locks")
 _NAME_MAX = 128  # bytes; the kernel's limit is a file name's, this one keeps messages and labels readable
 _LOCK_TRIES = 5  # each one means that another process removed the instance between our open and our lock
 
@@ -110,13 +110,5 @@ def _make(tree: TracefsDir) -> bool:
 
 def _find_holder(status: os.stat_result) -> str | None:
     """Who holds the flock of that folder, in words."""
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with contextlib.suppress(OSError):
-        for line in _LOCKS.read_text().splitlines():
-            fields = line.split()
-            if "FLOCK" in fields and "->" not in fields and wanted in fields:
-                pid = fields[fields.index(wanted) - 1]
-                with contextlib.suppress(OSError):
-                    return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
-                return f"process {pid}"
-    return None
+    pid = read_flocks().get(lock_key(status))
+    return None if pid is None else f"process {pid} ({read_comm(pid)})"

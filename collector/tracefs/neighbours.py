@@ -41,7 +41,7 @@ def list_instances(tracefs: TracefsDir) -> list[str]:
 
 def read_states(tracefs: TracefsDir, proc: Path = PROC) -> tuple[TracingState, ...]:
     """The state of the top level and of each instance; one that is removed meanwhile is left out."""
-    holders = _read_flocks(proc)
+    holders = read_flocks(proc)
     states: list[TracingState] = []
     for name in ("", *list_instances(tracefs)):
         tree = tracefs.instance(name) if name else tracefs
@@ -76,6 +76,19 @@ def parse_flocks(text: str) -> dict[str, int]:
         if len(fields) >= 6 and fields[1] == "FLOCK" and fields[4].lstrip("-").isdecimal():
             held[fields[5]] = int(fields[4])
     return held
+
+
+def lock_key(status: os.stat_result) -> str:
+    """How /proc/locks names a file."""
+    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+
+
+def read_flocks(proc: Path = PROC) -> dict[str, int]:
+    """What is locked now, as `parse_flocks` has it; {} where nobody may see it."""
+    try:
+        return parse_flocks((proc / "locks").read_text())
+    except OSError:
+        return {}
 
 
 def parse_pipe_target(target: str) -> str | None:
@@ -117,7 +130,10 @@ def read_comm(pid: int, proc: Path = PROC) -> str:
 
 
 def _read_state(tree: TracefsDir, name: str, holders: dict[str, int], proc: Path) -> TracingState:
-    pid = holders.get(_lock_key(tree.path))
+    try:
+        pid = holders.get(lock_key(os.stat(tree.path)))
+    except OSError:
+        pid = None  # it goes, as the next read will say
     return TracingState(
         name=name,
         tracer=(tree.try_read_text("current_tracer") or "nop").strip(),
@@ -143,21 +159,6 @@ def _first_number(text: str) -> int | None:
     """`7 (expanded: 1408)` is 7; `X`, which means that CPUs differ, is None."""
     word = next(iter(text.split()), "")
     return int(word) if word.isdecimal() and len(word) < 16 else None
-
-
-def _lock_key(path: Path) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""
-    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-
-
-def _read_flocks(proc: Path) -> dict[str, int]:
-    try:
-        return parse_flocks((proc / "locks").read_text())
-    except OSError:
-        return {}
 
 
 def _pids(proc: Path) -> Iterable[int]:

@@ -101,6 +101,46 @@ def test_each_key_reads_back_and_the_top_level_is_as_before_at_the_end(
         assert (made.dir.path / file).read_text().strip() in ("nop", "0", "")
 
 
+@pytest.mark.parametrize(
+    ("keys", "file", "value"),
+    [
+        ('clock = "global"', "trace_clock", "[global] local"),
+        ("buffer_size_kb = 4096", "buffer_size_kb", "4096"),
+        ("buffer_size_kb = 4096\nsubbuf_size_kb = 16", "buffer_subbuf_size_kb", "16"),
+        ("buffer_percent = 10", "buffer_percent", "10"),
+        ("overwrite = false", "options/overwrite", "0"),
+        ('cpus = "1"', "tracing_cpumask", "2"),
+        ('events = ["sched:*"]', "events/sched/enable", "1"),
+        ('events = ["sched:sched_w*"]', "events/sched/sched_waking/enable", "1"),
+        ("", "tracing_on", "1"),
+    ],
+)
+def test_each_size_and_switch_reads_back(kernel: FakeKernel, keys: str, file: str, value: str) -> None:
+    cpu = {f"per_cpu/cpu1/{name}": text for name, text in (("stats", stats(0)), ("buffer_size_kb", "1410\n"))}
+    put(kernel.instance("ours").path, {**cpu, "tracing_cpumask": "3\n"})
+    put(kernel.path, cpu)
+    before = read_all(kernel)
+    made = Instance.open(kernel, build_spec(parse_config(f'[trace]\ninstance = "ours"\n{keys}', "c").trace, kernel))
+    made.existed = False
+    made.configure()
+    assert (made.dir.path / file).read_text().strip() == value
+    undo(made)
+    assert read_all(kernel) == before
+
+
+@pytest.mark.parametrize(
+    "tracer",
+    ["function", "function_graph", "irqsoff", "preemptoff", "preemptirqsoff", "wakeup", "wakeup_rt", "wakeup_dl",
+     "hwlat", "osnoise", "timerlat", "mmiotrace"],
+)  # fmt: skip
+def test_every_tracer_that_an_instance_lists_can_be_set(kernel: FakeKernel, tracer: str) -> None:
+    put(kernel.instance("ours").path, {"available_tracers": f"{tracer} nop\n", "tracing_max_latency": "0\n"})
+    made = set_up(kernel, f'tracer = "{tracer}"\nconsent_mmiotrace = true')
+    assert writes_of(kernel, "current_tracer") == [tracer]
+    undo(made)
+    assert writes_of(kernel, "current_tracer") == [tracer, "nop"]
+
+
 def test_probes_are_made_in_our_group_enabled_filtered_and_removed(kernel: FakeKernel) -> None:
     put(kernel.path, {"dynamic_events": "p:theirs/x vfs_read\n"})
     keys = (
