@@ -4,6 +4,7 @@ DIR/HOST/*.ftseg        each folder is an archive as a daemon on that host would
 """
 
 import logging
+import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 60.0
 CONNECTIONS_PER_HOST = 2  # one that the network has lost, and the one after it
+DESCRIPTORS_PER_HOST = CONNECTIONS_PER_HOST + 2  # the folder's lock and the open segment
+OTHER_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,24 @@ def receive(options: ReceiveOptions) -> int:
     elif options.client_ca_file is not None or options.key_file is not None:
         raise UsageError("TLS needs a certificate", expected="--cert FILE beside --key and --client-ca")
     output = start_logging(options.log_format, options.log_level)
+    raise_descriptor_limit(DESCRIPTORS_PER_HOST * options.max_hosts + OTHER_DESCRIPTORS)
     try:
         return trio.run(_receive, options, context)
     finally:
         output.stop()
+
+
+def raise_descriptor_limit(needed: int) -> None:
+    """Take as many descriptors as this process needs and may have; says so when they are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        logger.warning(
+            "too few descriptors for so many hosts; set LimitNOFILE= in the unit, or a lower --max-hosts",
+            extra={"fields": {"expected": needed, "got": hard}},
+        )
+        needed = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def check_name(certificate: Certificate | None, host: str) -> str | None:

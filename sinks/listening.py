@@ -32,6 +32,7 @@ async def listen_on_path(path: str) -> trio.SocketListener:
 
 def _is_dead(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # where many wait to be accepted, connecting would wait with them
         try:
             probe.connect(path)
         except ConnectionRefusedError:

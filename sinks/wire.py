@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from collector.archive.bodies import parse_block, parse_coverage, parse_gap, parse_header, parse_sample
 from collector.archive.fields import Fields, pack, unpack
 from collector.archive.frame import HEAD_BYTES, MARK, MAX_BODY_BYTES, TAIL_BYTES, Kind, build_record, read_record
-from collector.archive.objects import parse_object
 from collector.batch import StreamKey
 from collector.errors import SegmentError
 from sinks.base import Parcel
@@ -171,7 +170,7 @@ def parse_ack(record: WireRecord) -> int:
 
 
 def parse_parcel(record: WireRecord) -> Parcel:
-    """A record of a segment as a parcel, its body looked through.
+    """A record of a segment as a parcel, its body looked through; an object's only by who keeps it.
 
     Raises:
       SegmentError: it does not hold what its kind says, or is no part of a segment's contents.
@@ -181,7 +180,6 @@ def parse_parcel(record: WireRecord) -> Parcel:
         case Kind.HEADER:
             return Parcel(Kind.HEADER, body, parse_header(body).run)
         case Kind.OBJECT:
-            parse_object(body)
             return Parcel(Kind.OBJECT, body, b"")
         case Kind.BLOCK:
             block = parse_block(body)

@@ -155,8 +155,19 @@ def recompress(body: bytes, compressor: Compressor) -> bytes:
     return _build_body(top.text("type"), data, compressor)
 
 
-def parse_object(body: bytes | memoryview) -> StoredObject:
-    """Decodes the body of an object record and checks its hash.
+def object_key(body: bytes | memoryview) -> bytes:
+    """Gives the id that the body of an object record says it has.
+
+    Raises:
+      SegmentError: malformed.
+    """
+    return Fields(unpack(body, "object"), "object").binary("id", 8)
+
+
+def open_object(body: bytes | memoryview) -> tuple[bytes, str, bytes]:
+    """Gives (id, type, data) of the body of an object record: decompressed, its hash checked, not decoded.
+
+    A few bytes can hold a value that takes gigabytes as objects of Python: what need not be decoded had better not be.
 
     Raises:
       SegmentError: malformed, too large, or its content is not what the id names.
@@ -170,6 +181,16 @@ def parse_object(body: bytes | memoryview) -> StoredObject:
     found = object_id(kind, data)
     if found != top.binary("id", 8):
         raise SegmentError(f"object {kind} does not hash to its id", expected=top.binary("id").hex(), got=found.hex())
+    return found, kind, data
+
+
+def parse_object(body: bytes | memoryview) -> StoredObject:
+    """Decodes the body of an object record and checks its hash.
+
+    Raises:
+      SegmentError: malformed, too large, or its content is not what the id names.
+    """
+    found, kind, data = open_object(body)
     return StoredObject(found, kind, unpack(data, f"object {kind}"))
 
 
@@ -206,8 +227,11 @@ def parse_format(found: StoredObject) -> FormatObject:
     columns = []
     for name, cls, size, signed, count in _column_rows(top):
         if cls not in _CLASSES or not 0 <= size <= 65536 or not 0 <= count <= 65536 or (cls != CHARS and size == 0):
-            raise SegmentError(f"format object: column {name!r}", expected="a class, a size and a count of version 1",
-                               got=f"{cls!r}, {size}, {count}")
+            raise SegmentError(
+                f"format object: column {name!r}",
+                expected="a class, a size and a count of version 1",
+                got=f"{cls!r}, {size}, {count}",
+            )
         columns.append(FieldColumn(name, cls, size, signed, count))
     return FormatObject(
         found.id, top.integer("id"), top.text("system"), top.text("name"), tuple(columns), top.text("text")

@@ -16,7 +16,7 @@ from collector.archive.bodies import Header, parse_block, parse_gap, parse_heade
 from collector.archive.fields import unpack
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
-from collector.archive.objects import END, parse_format, parse_object
+from collector.archive.objects import END, open_object, parse_format, parse_object
 from collector.archive.reader import open_segment
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SUFFIX, SegmentWriter, disk_error
@@ -30,8 +30,11 @@ from sinks.stream.seen import Seen
 # Every segment has them again; a sender whose names fill more than this is not sane.
 MAX_NAMES_BYTES = 128 << 20
 
-# What no kernel counts to: sums of larger numbers would fit no footer. And what no machine has: each stream costs
-# memory.
+# Of objects that come at once, decompressed: what takes long for one sender keeps others waiting.
+MAX_UNPACKED_BYTES = 256 << 20
+MAX_FORMAT_BYTES = 1 << 20  # of one, decompressed; the kernel's are a page at most
+
+# What no kernel counts to, for sums of larger numbers would fit no footer; and what no machine has.
 MAX_COUNT = 1 << 40  # of one block or gap
 MAX_TOTAL = 1 << 58
 MAX_STREAMS = 1 << 15  # of a run
@@ -86,6 +89,7 @@ class HostArchive:
         self._formats: dict[bytes, bytes] = {}  # {id: body of the object}
         self._objects: dict[bytes, bytes] = {}  # {id: body} of all others since the sender's last header, in order
         self._names_bytes = 0
+        self._unpacked_bytes = 0  # of the objects that came at once
         self._writer: SegmentWriter | None = None
         self._written: set[bytes] = set()  # ids of the objects that the open segment has
         self._opened_s = 0.0
@@ -119,6 +123,7 @@ class HostArchive:
         """
         self._check_room()
         self._taken = Taken()
+        self._unpacked_bytes = 0
         for parcel in parcels:
             self._take(parcel)
         if self._writer is not None:
@@ -227,24 +232,31 @@ class HostArchive:
                 continue  # for `verify` to tell; its blocks are taken again
 
     def _take_object(self, body: bytes) -> None:
-        stored = parse_object(body)
-        if stored.type == END:
+        key, kind, data = open_object(body)
+        self._unpacked_bytes += len(data)
+        if self._unpacked_bytes > MAX_UNPACKED_BYTES:
+            raise SegmentError("objects that are too large when they are decompressed",
+                               expected=f"at most {MAX_UNPACKED_BYTES} bytes of those that come at once")  # fmt: skip
+        if kind == END:
             self._ready()
             self._seal("shutdown", last=True)
             return
-        known = self._formats if stored.type == "format" else self._objects
-        if stored.id not in known:
+        known = self._formats if kind == "format" else self._objects
+        if key not in known:
             self._names_bytes += len(body)
         if self._names_bytes > MAX_NAMES_BYTES:
             raise SegmentError("too many names", expected=f"at most {MAX_NAMES_BYTES} bytes of objects a header")
-        if stored.type == "format":
-            parse_format(stored)
-            known[stored.id] = body
+        if kind == "format":
+            if len(data) > MAX_FORMAT_BYTES:
+                raise SegmentError("a format that no kernel has", expected=f"at most {MAX_FORMAT_BYTES} bytes",
+                                   got=str(len(data)))  # fmt: skip
+            parse_format(parse_object(body))
+            known[key] = body
             return
-        known.pop(stored.id, None)  # a name that is changed back counts from its new place
-        known[stored.id] = body
-        if self._writer is not None and (stored.id not in self._written or stored.type not in ("symbols", "printk")):
-            self._write_object(self._writer, stored.id, body)
+        known.pop(key, None)  # a name that is changed back counts from its new place
+        known[key] = body
+        if self._writer is not None and (key not in self._written or kind not in ("symbols", "printk")):
+            self._write_object(self._writer, key, body)
 
     def _write_object(self, writer: SegmentWriter, key: bytes, body: bytes) -> None:
         writer.write_record(Kind.OBJECT, body)

@@ -21,12 +21,12 @@ import trio
 from trio.abc import Stream
 
 from collector.errors import ArchiveError, ArchiveFullError, SegmentError
-from sinks.base import Parcel
 from sinks.stream.host import HostArchive, HostPolicy, Taken
 from sinks.wire import (
     CONTROL_BODY_BYTES,
     Parser,
     StreamError,
+    WireRecord,
     build_ack,
     build_refused,
     build_welcome,
@@ -55,6 +55,7 @@ class Limits:
     max_body_bytes: int = 16 << 20  # of one record
     hello_timeout_s: float = 10.0  # for TLS and the hello
     record_timeout_s: float = 60.0  # from a record's first byte to its last
+    idle_s: float = 300.0  # a sender that has been away so long is forgotten until it comes again
 
 
 @dataclass(slots=True)
@@ -96,8 +97,12 @@ class Receiver:
         try:
             while True:
                 await trio.sleep(TICK_S)
-                for host in list(self._hosts.values()):
+                for name, host in list(self._hosts.items()):
                     await host.tick()
+                    if host.idle_s() >= self._limits.idle_s:
+                        await host.close()
+                        if not host.is_claimed:  # nobody came meanwhile
+                            del self._hosts[name]
         finally:
             with trio.CancelScope(shield=True):
                 for host in list(self._hosts.values()):
@@ -116,6 +121,8 @@ class Receiver:
             self.state.refused["broken"] += 1
         except trio.TooSlowError:
             await self._refuse(stream, "slow", "too slow: a record has to come to its end")
+        except _ReplacedError as e:
+            await self._refuse(stream, "replaced", str(e))
         except ArchiveFullError as e:
             logger.error("cannot write what a sender brings", extra={"fields": {"error": str(e)}})
             await self._refuse(stream, "full", str(e))
@@ -149,7 +156,8 @@ class Receiver:
                 raise StreamError(why)
         async with self._claim(name) as host:
             parser.max_body_bytes = self._limits.max_body_bytes
-            await stream.send_all(build_welcome(self._limits.max_body_bytes))
+            with trio.fail_after(self._limits.hello_timeout_s):
+                await stream.send_all(build_welcome(self._limits.max_body_bytes))
             await self._receive(stream, parser, host)
 
     @staticmethod
@@ -167,22 +175,24 @@ class Receiver:
         return None
 
     async def _receive(self, stream: Stream, parser: Parser, host: "_Host") -> None:
-        records = 0
+        taken = 0
+        deadline_s = float("inf")  # an idle sender may be quiet for ever, one in the middle of a record may not
         while True:
-            # An idle sender may be quiet for ever, one in the middle of a record may not.
-            timeout_s = self._limits.record_timeout_s if parser.held_bytes else float("inf")
-            with trio.fail_after(timeout_s):
+            with trio.fail_at(deadline_s):
                 data = await stream.receive_some(READ_BYTES)
             if not data:
                 return
             parser.feed(data)
-            parcels = [parse_parcel(record) for record in parser.records()]
-            if not parcels:
-                continue
-            self.state.total.add(await host.take(parcels))
-            records += len(parcels)
-            with trio.fail_after(self._limits.record_timeout_s):
-                await stream.send_all(build_ack(records))
+            records = parser.records()
+            if records:
+                self.state.total.add(await host.take(records))
+                taken += len(records)
+                with trio.fail_after(self._limits.record_timeout_s):
+                    await stream.send_all(build_ack(taken))
+            if not parser.held_bytes:
+                deadline_s = float("inf")
+            elif records or deadline_s == float("inf"):
+                deadline_s = trio.current_time() + self._limits.record_timeout_s
 
     @asynccontextmanager
     async def _claim(self, name: str) -> AsyncIterator["_Host"]:
@@ -196,6 +206,10 @@ class Receiver:
             yield host
 
 
+class _ReplacedError(StreamError):
+    """A connection ends because its host has opened another one."""
+
+
 class _Host:
     """One sender: its archive while it is open, and the connection that has it."""
 
@@ -207,10 +221,23 @@ class _Host:
         self._lock = trio.Lock()  # one call into the archive at a time
         self._claims: set[trio.CancelScope] = set()  # of the connection that has it, and of those that want it
         self._turn = trio.Lock()
+        self._used_s = trio.current_time()
+
+    @property
+    def is_claimed(self) -> bool:
+        return bool(self._claims)
+
+    def idle_s(self) -> float:
+        """Seconds since its last connection; 0 while there is one."""
+        return 0.0 if self._claims else trio.current_time() - self._used_s
 
     @asynccontextmanager
     async def claimed(self) -> AsyncIterator[None]:
-        """The folder is this connection's: all others of this sender end, and their last record is written first."""
+        """The folder is this connection's: all others of this sender end, and their last record is written first.
+
+        Raises:
+          _ReplacedError: another one came.
+        """
         with trio.CancelScope() as scope:
             for other in self._claims:
                 other.cancel()
@@ -220,13 +247,19 @@ class _Host:
                     yield
             finally:
                 self._claims.discard(scope)
+                self._used_s = trio.current_time()
+        if scope.cancelled_caught:
+            raise _ReplacedError(
+                "another connection of this host takes its place", hint="does each host have its name?"
+            )
 
-    async def take(self, parcels: Sequence[Parcel]) -> Taken:
-        """Write parcels, durably.
+    async def take(self, records: Sequence[WireRecord]) -> Taken:
+        """Write records, durably.
 
         Raises:
           ArchiveError: they could not be written, or are no segment's; the archive begins anew with the next.
         """
+        parcels = await self._in_thread(lambda: [parse_parcel(record) for record in records])
         async with self._lock:
             try:
                 if self._archive is None:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from trio.abc import Stream
 
 from collector.archive.frame import Kind, build_head_tail
-from collector.archive.objects import parse_object
+from collector.archive.objects import object_key
 from collector.batch import Delivery
 from collector.config_types import MIB
 from collector.errors import SegmentError
@@ -228,7 +228,7 @@ class StreamTransport:
                 self._header = parcel
                 self._names.clear()
             elif parcel.kind == Kind.OBJECT:
-                key = parse_object(parcel.body).id
+                key = object_key(parcel.body)
                 self._names.pop(key, None)
                 self._names[key] = parcel
 

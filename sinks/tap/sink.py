@@ -14,7 +14,7 @@ import trio
 from pydantic import Field, field_validator
 
 from collector.archive.frame import Kind, build_record
-from collector.archive.objects import parse_object
+from collector.archive.objects import object_key
 from collector.batch import Delivery
 from collector.config_types import MIB
 from collector.errors import CollectorError, SegmentError
@@ -131,7 +131,7 @@ class Tap:
                 self._header = parcel
                 self._names.clear()
             elif parcel.kind == Kind.OBJECT:
-                key = parse_object(parcel.body).id
+                key = object_key(parcel.body)
                 self._names.pop(key, None)
                 self._names[key] = parcel
             if self._subscribers:

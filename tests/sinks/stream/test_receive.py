@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from collector.receive import check_name
+from collector.receive import check_name, raise_descriptor_limit
 from sinks.address import parse_address
 from sinks.base import Parcel
 from sinks.stream.sink import StreamOptions, StreamTransport
@@ -151,6 +152,22 @@ def _listener(folder: Path) -> int:
             if b"receive" in words and str(folder / "hosts").encode() in words:
                 return int(entry.name)
     raise AssertionError("the receiver is not there")
+
+
+def test_descriptors_for_all_hosts_are_taken_or_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = [1024, 20_000]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.__setitem__(slice(None), new))
+    raise_descriptor_limit(500)
+    assert limits == [1024, 20_000]
+    raise_descriptor_limit(16_000)
+    assert limits == [16_000, 20_000]
+    assert not caplog.records
+    raise_descriptor_limit(30_000)
+    assert limits == [20_000, 20_000]
+    assert "LimitNOFILE" in caplog.text
 
 
 def test_an_address_in_use_is_said(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import zstandard
 
 from collector.archive.bodies import parse_block, parse_gap
 from collector.archive.fields import pack, unpack
@@ -22,7 +23,7 @@ from collector.archive.verify import verify_archive
 from collector.batch import Delivery, StreamKey
 from collector.errors import SegmentError
 from sinks.base import Parcel
-from sinks.stream import host
+from sinks.stream import host, server
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.seen import Seen
 from sinks.stream.server import Limits, Receiver, _Host
@@ -63,7 +64,7 @@ async def _listen(address: str) -> trio.SocketListener:
 
 @asynccontextmanager
 async def sending(address: str, **options: Any) -> AsyncIterator[StreamTransport]:
-    settings = StreamOptions(type="stream", address=f"unix:{address}", host="web-1", **options)
+    settings = StreamOptions(type="stream", address=f"unix:{address}", **{"host": "web-1", **options})
     transport = StreamTransport(settings, "here", None, retry_s=0.01)
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
@@ -129,9 +130,12 @@ async def test_a_new_connection_takes_the_place_of_one_that_the_network_lost(
         assert await old.receive_some(100)
         async with sending(served.address) as transport:
             await bring(transport, parcels[:6])
+        said = b""
         with trio.fail_after(5):
-            while await old.receive_some(100):
-                pass
+            while data := await old.receive_some(1000):
+                said += data
+        assert b"takes its place" in said
+        assert served.receiver.state.refused == {"replaced": 1}
 
 
 @pytest.mark.parametrize(
@@ -333,6 +337,61 @@ async def test_a_hole_in_the_checks_costs_one_connection(
     check_same(archive, served.folder / "web-1")
 
 
+async def test_a_record_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
+    """Each byte is in time, the record is not."""
+    async with serving(tmp_path, Limits(record_timeout_s=0.3)) as served:
+        stream = await trio.open_unix_socket(served.address)
+        await stream.send_all(build_hello("web-1"))
+        assert await stream.receive_some(1000)
+        with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+            for byte in build_record(3, bytes(1000)):
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(0.05)
+        assert served.receiver.state.refused == {"slow": 1}
+
+
+async def test_a_sender_that_went_away_is_forgotten_until_it_comes_again(
+    tmp_path: Path, archive: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TICK_S", 0.01)
+    half = first_block(parcels) + 1
+    async with serving(tmp_path, Limits(max_hosts=1, idle_s=0.05)) as served:
+        async with sending(served.address) as transport:
+            await bring(transport, parcels[:half])
+        with trio.fail_after(10):
+            while served.receiver._hosts:
+                await trio.sleep(0.01)
+        assert [path.suffix for path in (served.folder / "web-1").iterdir() if path.name != ".lock"] == [".ftseg"]
+        async with sending(served.address, host="web-2") as transport:  # there is room for it
+            await bring(transport, parcels[:1])
+        async with sending(served.address) as transport:
+            await bring(transport, parcels)
+    check_same(archive, served.folder / "web-1")
+
+
+async def test_objects_that_explode_are_refused(
+    tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MAX_UNPACKED_BYTES", 8 << 20)
+    compressor = zstandard.ZstdCompressor()
+    bombs = [
+        Parcel(Kind.OBJECT, build_object("symbols", bytes([n]) * (3 << 20), compressor)[1], parcels[0].run)
+        for n in range(3)
+    ]
+    assert sum(len(bomb.body) for bomb in bombs) < 10_000
+    async with serving(tmp_path) as served, sending(served.address) as transport:
+        assert await transport.deliver([parcels[0], *bombs]) is Delivery.ERRORED
+        assert served.receiver.state.refused == {"malformed": 1}
+
+
+def test_a_format_that_explodes_is_refused_before_it_is_decoded(tmp_path: Path, parcels: list[Parcel]) -> None:
+    bomb = build_object("format", [{}] * (2 << 20), zstandard.ZstdCompressor())[1]
+    archive = HostArchive(tmp_path, POLICY)
+    with pytest.raises(SegmentError, match="format that no kernel has"):
+        archive.take([parcels[0], Parcel(Kind.OBJECT, bomb, parcels[0].run)])
+    archive.close()
+
+
 async def test_a_connection_that_ends_while_its_folder_is_closed_leaves_it_free(
     tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,7 +405,7 @@ async def test_a_connection_that_ends_while_its_folder_is_closed_leaves_it_free(
 
     monkeypatch.setattr(HostArchive, "take", fail)
     with trio.CancelScope() as scope, pytest.raises(SegmentError):
-        await claimed.take(parcels[: first_block(parcels) + 1])
+        await claimed.take([WireRecord(p.kind, memoryview(p.body)) for p in parcels[: first_block(parcels) + 1]])
     HostArchive(tmp_path / "host", POLICY).close()  # raises where the lock is held
 
 
