@@ -1,15 +1,18 @@
 """The instances of a run: opened, set up, stopped and taken away together."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from collector.config import Config
-from collector.errors import CollectorError, raise_all
+from collector.errors import CollectorError, TracefsError, raise_all
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.instance import Instance
 from collector.tracefs.journal import Journals
+from collector.tracefs.shutter import read_both
+from collector.tracefs.stats import CpuStats
 from collector.tracefs.toplevel import open_instance
 from collector.tracefs.wish import InstanceSpec
 
@@ -115,9 +118,15 @@ def own_threads(config: Config) -> tuple[int, ...]:
 def _unreadable(instance: Instance) -> dict[int, int]:
     """{cpu: entries} that setting the instance up will throw away: what reading the leftover did not bring.
 
-    A change of the sub-buffer size leaves such entries in the kernel's counters, which no read gives.
+    A change of the sub-buffer size leaves such entries in the kernel's counters, which no read gives. A recorder's
+    are in both rings.
     """
     if not instance.needs_drain_before_configure:
         return {}
-    unread = {cpu: instance.dir.read_stats(cpu).entries for cpu in instance.cpus}
+    both: Mapping[int, Sequence[CpuStats]] | None = None
+    if instance.probe().snapshot == "full":
+        with contextlib.suppress(TracefsError):  # a tracer's or a histogram's: the live ring alone can be counted
+            both = read_both(instance.dir, instance.cpus)
+    rings = both or {cpu: (instance.dir.read_stats(cpu),) for cpu in instance.cpus}
+    unread = {cpu: sum(stats.entries for stats in of) for cpu, of in rings.items()}
     return {cpu: entries for cpu, entries in unread.items() if entries}

@@ -11,7 +11,7 @@ from collector.desired import build_spec
 from collector.errors import InstanceBusyError
 from collector.instances import InstanceGroup
 from collector.tracefs.journal import Journals
-from tests.tracefs.tree import make_fake_kernel
+from tests.tracefs.tree import SECOND_RING, make_fake_kernel, put
 
 KEYS = """\
 [trace]
@@ -49,3 +49,16 @@ def test_one_that_stays_does_not_keep_the_others_from_being_taken_away(
     kernel.written.clear()
     group.give_up(collected=True)
     assert kernel.written == []
+
+
+def test_what_no_time_was_left_to_read_of_a_recorder_is_counted_of_both_rings(tmp_path: Path) -> None:
+    kernel = make_fake_kernel(tmp_path / "tracefs", "ours", entries=4)
+    put(kernel.instance("ours").path, {"snapshot": SECOND_RING["full"]})
+    config = parse_config(KEYS, "c")
+    group = InstanceGroup(Journals(tmp_path / "run", "boot-1"))
+    group.open(kernel, config, build_spec(config.trace, kernel))
+    group.configure()
+    (held,) = group
+    assert held.cleared == {0: 8}
+    assert [value for name, value in kernel.written if name == "snapshot"] == ["1", "1", "0"]
+    held.instance.close()
