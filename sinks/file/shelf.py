@@ -109,6 +109,10 @@ class Shelf:
             )
         return given_up
 
+    def let_go(self) -> None:
+        """Nothing is open any more: an archive that nobody writes needs no reserve."""
+        give_up_reserve(self._folder)
+
     def _choose(self, open_bytes: int, missing_bytes: int, now_ns: int) -> Choice:
         pins: list[Pin] | None
         try:

@@ -186,6 +186,7 @@ class FileSink:
             if self._suspended is None:
                 self._ready()  # a run without an entry leaves a segment too: it was there and saw nothing
                 self._seal("shutdown", last=True)
+                self._shelf.let_go()
         finally:
             self._note_state()
             self.unlock()

@@ -881,6 +881,16 @@ async def test_full_disk_does_not_stop_removing(make_world: MakeWorld, monkeypat
     assert world.problems() == []
 
 
+async def test_an_archive_that_nobody_writes_has_no_reserve(make_world: MakeWorld) -> None:
+    world = make_world(reserve_bytes=4096)
+    await world.sink.open()
+    await world.deliver()
+    await world.wait(3)
+    assert (world.folder / ".reserve").exists()
+    await world.sink.close()
+    assert not (world.folder / ".reserve").exists()
+
+
 async def test_full_disk_does_not_stop_the_repair_at_the_start(make_world: MakeWorld, small_disk: Path) -> None:
     world = make_world(small_disk / "archive", reserve_bytes=64 << 10)
     await world.sink.open()
