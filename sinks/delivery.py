@@ -404,11 +404,14 @@ class NetworkRunner:
         return batch
 
     async def _deliver(self, batch: _Batch, began: trio.Event) -> None:
+        began.set()
+        if self._failed:  # one before it came back since it was taken from the window: it must not overtake that
+            self._take_back(batch, Delivery.ERRORED)
+            return
         parcels: list[Parcel] = [entry.parcel for entry in batch.entries]
         self.stats.requests += 1
         started_s = trio.current_time()
         answer, reason = Delivery.ERRORED, TIMEOUT
-        began.set()
         try:
             with trio.move_on_after(self._options.request_timeout_s * DEADLINE_FACTOR):
                 answer = await self.transport.deliver(parcels)
@@ -420,6 +423,10 @@ class NetworkRunner:
         if answer is not Delivery.DELIVERED:
             self.stats.failures[reason] += 1
             self._failed = answer is Delivery.ERRORED or len(parcels) > 1 or self._failed
+        self._take_back(batch, answer)
+
+    def _take_back(self, batch: _Batch, answer: Delivery) -> None:
+        """A batch is not on its way any more."""
         batch.answer = answer
         self._in_flight -= 1
         self._settle()

@@ -121,6 +121,8 @@ class Receiver:
             self.state.refused["broken"] += 1
         except trio.TooSlowError:
             await self._refuse(stream, "slow", "too slow: a record has to come to its end")
+        except _TlsError as e:
+            await self._refuse(stream, "tls", str(e))
         except _ReplacedError as e:
             await self._refuse(stream, "replaced", str(e))
         except ArchiveFullError as e:
@@ -164,7 +166,12 @@ class Receiver:
     async def _read_hello(stream: Stream, parser: Parser) -> str | None:
         """The name that the sender gives itself; None when it goes away first."""
         if isinstance(stream, trio.SSLStream):
-            await stream.do_handshake()
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError as e:
+                if isinstance(e.__cause__, ssl.SSLError) and not isinstance(e.__cause__, ssl.SSLEOFError):
+                    raise _TlsError(f"no TLS with a peer: {_explain(e.__cause__)}") from e
+                raise
         while data := await stream.receive_some(READ_BYTES):
             parser.feed(data)
             records = parser.records()
@@ -204,6 +211,10 @@ class Receiver:
             host = self._hosts[name] = _Host(self._folder / name, self._policy, self._writers)
         async with host.claimed():
             yield host
+
+
+class _TlsError(StreamError):
+    """A peer that speaks no TLS, or has no certificate that is believed."""
 
 
 class _ReplacedError(StreamError):
@@ -301,6 +312,12 @@ class _Host:
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         return await trio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def _explain(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    return (error.reason or str(error)).replace("_", " ").lower()
 
 
 def _log_seal(error: Exception) -> None:

@@ -126,6 +126,8 @@ class StreamTransport:
                         if len(parcel.body) > connection.max_body_bytes:
                             self._note(f"the receiver takes {connection.max_body_bytes} bytes a record, "
                                        f"this one has {len(parcel.body)}")  # fmt: skip
+                            if len(parcels) > 1:
+                                self._failures += 1  # the others of it are sent again: none may overtake them
                             return Delivery.REJECTED
                     await self._send(connection, parcels)
                     until = connection.sent
@@ -168,9 +170,13 @@ class StreamTransport:
             while data := await stream.receive_some(READ_BYTES):
                 parser.feed(data)
                 for record in parser.records():
-                    connection.acked = parse_ack(record)
-                    if connection.acked > connection.sent:
-                        raise StreamError("more is acknowledged than was sent", got=str(connection.acked))
+                    acked = parse_ack(record)
+                    if not connection.acked <= acked <= connection.sent:
+                        raise StreamError(
+                            "an acknowledgement of what was not sent, or of less than before",
+                            expected=f"{connection.acked} to {connection.sent}", got=str(acked),
+                        )  # fmt: skip
+                    connection.acked = acked
                     while connection.pending and connection.pending[0][0] <= connection.acked:
                         self._remember(connection.pending.popleft()[1])
                 self.state = replace(self.state, last_error=None)

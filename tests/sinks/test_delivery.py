@@ -1,7 +1,7 @@
 """The runner of network sinks under a virtual clock: at least once, in order, and every entry accounted for."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from collector.archive.frame import Kind
-from collector.batch import Block, StreamKey
+from collector.batch import Block, Delivery, StreamKey
+from sinks.base import Parcel
 from sinks.delivery import NetworkRunner
 from sinks.fanout import Route
 from sinks.log import Log, MemoryLog
@@ -145,6 +146,32 @@ async def test_after_a_failure_all_that_is_not_acknowledged_is_sent_again_in_ord
     found = world.runner.snapshot()
     assert found.resent_events > 0
     assert (found.acked_events, found.discarded_events["rejected"]) == (80, 0)
+
+
+@pytest.mark.parametrize("answer", [Delivery.ERRORED, Delivery.REJECTED])
+async def test_nothing_overtakes_a_batch_that_comes_back_at_once(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, answer: Delivery
+) -> None:
+    """The next one may be about to begin just then; tasks take their turns by chance, so it is tried often."""
+    world = World(kind, tmp_path, {"batch_bytes": 2500})
+    deliver = world.transport.deliver
+    calls = 0
+
+    async def come_back(parcels: Sequence[Parcel]) -> Delivery:
+        nonlocal calls
+        calls += 1
+        if calls % 2 and len(parcels) > 1:
+            await trio.lowlevel.checkpoint()
+            return answer
+        return await deliver(parcels)
+
+    world.transport.deliver = come_back  # type: ignore[method-assign]
+    async with world.running(timeout_s=10_000):
+        for number in range(40):
+            world.put(*range(8 * number, 8 * number + 8))
+            await trio.sleep(100)
+    assert world.receiver.once == list(range(320))
+    assert world.receiver.numbers == sorted(world.receiver.numbers)
 
 
 async def test_a_receiver_that_takes_and_never_answers_is_given_up_after_the_deadline(

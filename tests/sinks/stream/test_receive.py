@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.sinks.stream.rig import bring, check_same, first_block
 
 COMMAND = Path(sys.executable).with_name("ftrace-collector")
 PATIENCE_S = 60.0
+OLD = datetime.now(UTC) - timedelta(days=1)
 
 
 @contextlib.contextmanager
@@ -85,12 +87,13 @@ class Certificates:
         self._ca = trustme.CA()
         self.ca = self._write("ca.pem", self._ca.cert_pem)
         self.server = self._own("server", "127.0.0.1")
+        self.expired_server = self._own("expired", "127.0.0.1", OLD)
 
-    def host(self, name: str) -> TlsConfig:
-        return TlsConfig(ca_file=self.ca, cert_file=self._own(name, name))
+    def host(self, name: str, not_after: datetime | None = None) -> TlsConfig:
+        return TlsConfig(ca_file=self.ca, cert_file=self._own(name, name, not_after))
 
-    def _own(self, name: str, identity: str) -> str:
-        issued = self._ca.issue_cert(identity)
+    def _own(self, name: str, identity: str, not_after: datetime | None = None) -> str:
+        issued = self._ca.issue_cert(identity, not_after=not_after)
         return self._write(f"{name}.pem", issued.private_key_pem, *issued.cert_chain_pems)
 
     def _write(self, name: str, *blobs: trustme.Blob) -> str:
@@ -110,6 +113,16 @@ def test_a_host_is_known_by_its_certificate(tmp_path: Path, archive: Path, parce
         assert send(address, few, timeout_s=2) is not None
     assert [path.name for path in (tmp_path / "hosts").iterdir()] == ["web-1"]
     check_same(archive, tmp_path / "hosts/web-1")
+
+
+def test_an_expired_certificate_is_refused_on_both_sides(tmp_path: Path, parcels: list[Parcel]) -> None:
+    known = Certificates(tmp_path)
+    few = parcels[: first_block(parcels) + 1]
+    with receiving(tmp_path, "--cert", known.expired_server, listen=free_address()) as address:
+        assert "expired" in (send(address, few, tls=TlsConfig(ca_file=known.ca), timeout_s=2) or "")
+    with receiving(tmp_path, "--cert", known.server, "--client-ca", known.ca, listen=free_address()) as address:
+        assert send(address, few, tls=known.host("web-1", OLD), timeout_s=2) is not None
+    assert list((tmp_path / "hosts").iterdir()) == []
 
 
 def test_what_a_killed_receiver_had_acknowledged_is_there(tmp_path: Path, archive: Path, parcels: list[Parcel]) -> None:

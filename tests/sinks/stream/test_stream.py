@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
 import zstandard
 
 from collector.archive.bodies import parse_block, parse_gap
@@ -28,7 +30,16 @@ from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.seen import Seen
 from sinks.stream.server import Limits, Receiver, _Host
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.wire import Parser, StreamError, WireRecord, build_hello, parse_parcel
+from sinks.wire import (
+    Parser,
+    StreamError,
+    WireRecord,
+    build_ack,
+    build_hello,
+    build_refused,
+    build_welcome,
+    parse_parcel,
+)
 from tests.sinks.stream.rig import batches, bring, check_same, first_block
 
 POLICY = HostPolicy(min_free_bytes=0)
@@ -221,6 +232,80 @@ async def test_a_receiver_that_never_answers_costs_the_deadline(tmp_path: Path, 
 async def _swallow(stream: trio.SocketStream) -> None:
     while await stream.receive_some(65536):
         pass
+
+
+MORE = b"\x94\xc4\x04\xf7\x1a\xce\x5e\x43\xc6\x40\x00\x00\x00"  # the head of an acknowledgement of 1 GiB
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(build_ack(1 << 40), "what was not sent", id="acknowledges what was not sent"),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", "no record begins here", id="garbage"),
+        pytest.param(MORE + bytes(1000), "too large", id="1 GiB"),
+        pytest.param(build_ack(1)[:9], "has closed the connection", id="closes in the middle"),
+        pytest.param(build_refused("no room"), "refuses: no room", id="refuses"),
+        pytest.param(build_ack(1)[:-1] + b"!", "checksum", id="a wrong checksum"),
+    ],
+)
+async def test_a_receiver_gone_mad_is_left_and_its_fault_is_told(
+    tmp_path: Path, parcels: list[Parcel], answer: bytes, reason: str
+) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(1000)
+            await stream.send_all(build_welcome(1 << 20))
+            await stream.receive_some(1 << 20)
+            await stream.send_all(answer)
+
+    address = str(tmp_path / "socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [await _listen(address)])
+        async with sending(address) as transport:
+            with trio.fail_after(10):
+                assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.ERRORED
+                while reason not in (transport.state.last_error or ""):
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_overtakes_a_batch_with_a_record_that_is_too_large(tmp_path: Path, parcels: list[Parcel]) -> None:
+    first, second = [at for at, parcel in enumerate(parcels) if parcel.kind is Kind.BLOCK][:2]
+    large = Parcel(Kind.BLOCK, bytes(70_000), parcels[0].run, StreamKey(parcels[0].run, "i", 0), 0)
+    results: list[Delivery] = []
+    async with serving(tmp_path, Limits(max_body_bytes=65_536)) as served, sending(served.address) as transport:
+        await bring(transport, parcels[:first])
+
+        async def deliver(batch: Sequence[Parcel]) -> None:
+            results.append(await transport.deliver(batch))
+
+        async with trio.open_nursery() as nursery, transport._sending:  # both wait, in this order
+            for batch in ([parcels[first], large], parcels[first + 1 : second + 1]):
+                nursery.start_soon(deliver, batch)
+                await trio.testing.wait_all_tasks_blocked()
+        assert served.receiver.state.total.blocks == 0
+    assert set(results) == {Delivery.REJECTED, Delivery.ERRORED}
+
+
+async def test_a_peer_without_tls_is_told_from_one_that_goes_away(tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("receiver.test").configure_cert(context)
+    receiver = Receiver(tmp_path / "hosts", POLICY, LIMITS)
+    listener = trio.SSLListener(await _listen(str(tmp_path / "socket")), context)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, receiver.serve, [listener])
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b""):
+            stream = await trio.open_unix_socket(str(tmp_path / "socket"))
+            if data:
+                await stream.send_all(data)
+            else:
+                await stream.send_eof()
+            with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some(1000):
+                    pass
+            await stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert receiver.state.refused == {"tls": 1, "broken": 1}
 
 
 async def test_nobody_there_is_an_error_that_says_so(tmp_path: Path, parcels: list[Parcel]) -> None:
