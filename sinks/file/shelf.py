@@ -52,8 +52,12 @@ class Shelf:
 
     @property
     def newest_ns(self) -> int:
-        """Wall time in the name of the newest segment; 0 without one."""
-        return max((segment.start_ns for segment in self.segments), default=0)
+        """Wall time in the name of the newest segment, also of one that was removed; 0 without one.
+
+        Segments up to a removed one's name are removed too: what is written behind it must not get an earlier name.
+        """
+        removed_ns = start_ns_of(Path(read_removed_up_to(self._folder))) or 0
+        return max(removed_ns, *(segment.start_ns for segment in self.segments), 0)
 
     @property
     def oldest_ns(self) -> int | None:

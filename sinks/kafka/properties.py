@@ -36,6 +36,7 @@ _RESERVED = {
     "sasl.mechanisms": "sasl.mechanism",
     "sasl.username": "sasl.username",
     "security.protocol": "tls and sasl",
+    "enable.ssl.certificate.verification": "tls.verify",
     "transactional.id": None,
 }
 _SECRET_WORDS = ("password", "secret", "key.pem", "jaas")

@@ -40,6 +40,9 @@ class _Pending(NamedTuple):
     events: int
 
 
+NOTHING = _Pending(0, 0)
+
+
 @dataclass(slots=True)
 class Counts:
     """Of this run of the daemon."""
@@ -217,6 +220,9 @@ class Uploader:
         found = {}
         for path in self._place.archive.glob(f"*{SUFFIX}"):
             try:
+                if path.name in self._done:
+                    found[path.name] = NOTHING  # nobody asks what is in it; reading that of a whole archive takes long
+                    continue
                 known = self._pending.get(path.name)
                 found[path.name] = _Pending(path.stat().st_size, count_events(path) if known is None else known.events)
             except OSError:

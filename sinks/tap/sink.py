@@ -122,7 +122,8 @@ class Tap:
                 nursery.start_soon(trio.serve_listeners, self._serve, [listener])
                 task_status.started()
         finally:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Queue them for all who listen."""

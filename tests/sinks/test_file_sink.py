@@ -18,10 +18,10 @@ from collector.archive.bodies import parse_gap
 from collector.archive.frame import Kind, Record
 from collector.archive.info import summarise
 from collector.archive.lock import is_locked
-from collector.archive.pins import Pin, add_pin, remove_pin
+from collector.archive.pins import Pin, add_pin, remove_pin, write_removed_up_to
 from collector.archive.reader import open_segment
 from collector.archive.recover import recover_folder
-from collector.archive.segment import build_header
+from collector.archive.segment import build_header, start_ns_of
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.archive.verify import verify_paths
 from collector.batch import Block, Delivery, Note, NoteKind
@@ -30,7 +30,8 @@ from collector.errors import ArchiveFullError, ArchiveLockedError
 from sinks.base import Item
 from sinks.file import sink as sink_module
 from sinks.file.policy import FilePolicy
-from sinks.file.retention import Sealed
+from sinks.file.retention import Limits, Sealed
+from sinks.file.shelf import Room, Shelf
 from sinks.file.sink import FileSink
 from tests.capture.rig import NOISY_ENTRIES, RUN, Rig, as_ring, blocks_of, make_stats, noisy_page
 from tests.crash.workload import make_policy
@@ -675,6 +676,15 @@ async def test_names_sort_in_the_order_of_writing_when_the_clock_was_set_back(
     assert names == sorted(names) == world.sealed
     await world.sink.close()
     assert world.problems() == []
+
+
+def test_a_clock_that_was_set_back_gives_no_name_of_what_is_to_be_removed(tmp_path: Path) -> None:
+    """A removed segment was pinned around: the names up to its own are removed as soon as nothing pins them."""
+    removed = "20400101T000000.000001Z-00000000-000007.ftseg"
+    write_removed_up_to(tmp_path, removed)
+    shelf = Shelf(tmp_path, Limits(1 << 30, None), Room(0), [])
+    shelf.fill()
+    assert shelf.newest_ns == start_ns_of(Path(removed))
 
 
 # ---- round times, signals, age, other sinks, pins, the reserve

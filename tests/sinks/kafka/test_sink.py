@@ -330,6 +330,7 @@ async def test_nothing_overtakes_a_batch_that_failed(tansu: Tansu, segment: Path
         ({"brokers": ()}, "at least one HOST:PORT"),
         ({"brokers": ("kafka",)}, "HOST:PORT such as"),
         ({"options": {"acks": 0}}, "no acks"),
+        ({"options": {"enable.ssl.certificate.verification": False}}, "tls.verify"),
         ({"options": {"sasl.password": "x"}}, "secret_options"),
         ({"secret_options": {"acks": {"file": "f"}}}, "no acks"),
         ({"maps_topic": "ftrace"}, "other than topic"),
