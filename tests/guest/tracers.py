@@ -3,16 +3,20 @@
 Usage: python -m tests.guest.tracers RELEASE, where RELEASE is how `uname -r` begins. Exits 1 when a check fails.
 """
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import TRACEFS
 from tests.guest.live import check
 from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_events, read_info, wait_until
+from tests.tracefs.test_desired_live import libc_function
 
 OPENS = 50
 
@@ -64,6 +68,17 @@ probes = ["p:opening do_sys_openat2"]
 options = {func_stack_trace = true}
 filters = {"sched:sched_switch" = "prev_pid > 1 && nothing == 2"}
 """
+
+MODULE_EVENTS = """
+events = ["ext4:ext4_sync_file_enter", "ext4:ext4_sync_file_exit", "jbd2:*"]
+"""
+LOSS = """
+[trace]
+buffer_size_kb = 64
+subbuf_size_kb = {subbuf_kb}
+events = ["sched:sched_kthread_stop"]
+"""
+MARKERS = 20_000  # some 40 bytes each: more than the rings hold
 
 WATCHED = (
     "current_tracer", "set_event", "set_ftrace_filter", "set_ftrace_notrace", "set_graph_function", "set_graph_notrace",
@@ -136,6 +151,57 @@ def expect_refusal(name: str, keys: str, said: str) -> None:
     assert_as_before(name, before)
 
 
+def ask_for_parent() -> None:
+    for _ in range(OPENS):
+        os.getppid()
+
+
+@contextlib.contextmanager
+def mounted_ext4() -> Iterator[Callable[[], None]]:
+    """A load for the events of a module: files that are synced on a filesystem that the kernel has as a module."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        image, place = Path(folder) / "image", Path(folder) / "place"
+        place.mkdir()
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["modprobe", "-a", "loop", "ext4"], check=True)
+        subprocess.run(["mount", "-o", "loop", image, place], check=True)
+
+        def sync_files() -> None:
+            for number in range(OPENS):
+                with (place / str(number)).open("wb", buffering=0) as file:
+                    file.write(b"x")
+                    os.fsync(file.fileno())
+
+        try:
+            yield sync_files
+        finally:
+            subprocess.run(["umount", place], check=True)
+
+
+def lose_entries(subbuf_kb: int) -> None:
+    """A daemon that stands still while its rings run over: what is missing is what the kernel counts."""
+    name = f"loss-{subbuf_kb}"
+    with tempfile.TemporaryDirectory() as folder:
+        config = QUICK + LOSS.format(subbuf_kb=subbuf_kb)
+        with Daemon(f"tracers-{name}", Path(folder) / "archive", config=config) as daemon:
+            wait_until(lambda: "event=collecting" in daemon.messages or daemon.process.poll() is not None, name)
+            daemon.process.send_signal(signal.SIGSTOP)
+            with (daemon.instance / "trace_marker").open("wb", buffering=0) as markers:
+                for number in range(MARKERS):
+                    markers.write(b"marker %d\n" % number)
+            overrun = sum(of.overrun for of in daemon.stats().values())
+            daemon.process.send_signal(signal.SIGCONT)
+            check(daemon.stop() == 0, f"{name}: exit code 0")
+        info = read_info(daemon.archive)
+        check(info["lost_events"] == overrun > 0, f"{name}: lost {info['lost_events']}, the kernel's overrun {overrun}")
+        found = info["by_event"]["ftrace:print"]
+        check(found + overrun == MARKERS, f"{name}: {found} of {MARKERS} markers and the loss are all")
+        check(info["residual"] == 0, f"{name}: residual {info['residual']}")
+        assert_verifies(daemon.archive)
+
+
 def main() -> None:
     release = sys.argv[1]
     check(os.uname().release.startswith(release), f"kernel {os.uname().release}")
@@ -154,6 +220,16 @@ def main() -> None:
         group = "ftc_tracers_fprobe"
         wanted = {f"{group}:entered": OPENS, f"{group}:left": OPENS, f"{group}:passed": 10}
         run_case("fprobe", FPROBE, open_files, wanted)
+    path, offset = libc_function("getppid")
+    uprobe = f'probes = ["u:asked {path}:{offset:#x}", "ur:told {path}:{offset:#x} pid=$retval"]'
+    group = "ftc_tracers_uprobe"
+    run_case("uprobe", uprobe, ask_for_parent, {f"{group}:asked": OPENS, f"{group}:told": OPENS})
+    with mounted_ext4() as sync_files:
+        run_case(
+            "module", MODULE_EVENTS, sync_files, {"ext4:ext4_sync_file_enter": OPENS, "jbd2:jbd2_commit_flushing": 1}
+        )
+    for subbuf_kb in (4, 16) if newer else (4,):
+        lose_entries(subbuf_kb)
     run_case("synthetic", SYNTHETIC, open_files, {"synthetic:wake_lat": 10})
     run_case("shared", SHARED, open_files, {})
     expect_refusal("refused", REFUSED, "Field not found")
