@@ -9,7 +9,7 @@ from tests.guest.conftest import KERNELS, RunGuest
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_tracers_and_probes_reach_the_archive_and_leave_nothing_behind(run_guest: RunGuest, kernel: str) -> None:
-    """The checks are in tracers.py: both function tracers, probes, events of a module, forced loss, a synthetic event, refusals; tracefs as before."""
+    """The checks are in tracers.py: function tracers, all kinds of probes, a module's events, loss, refusals."""
     done = run_guest("run", kernel, sys.executable, "-m", "tests.guest.tracers", kernel, timeout_s=700)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert "ok misspelt: tracefs as before" in done.stdout
