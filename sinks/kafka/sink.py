@@ -1,5 +1,6 @@
 """Kafka: each parcel is a message, acknowledged by all replicas, in the order of its CPU."""
 
+import logging
 import random
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -19,6 +20,10 @@ from sinks.options import SinkCommon, SinkType
 from sinks.retry import Backoff
 from sinks.secrets import Secret, read_secret
 from sinks.tls import TlsConfig, build_context
+
+logger = logging.getLogger(__name__)
+
+READABLE = ("PLAIN", "OAUTHBEARER")  # mechanisms that send the secret itself
 
 TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 
@@ -252,6 +257,9 @@ def build(config: KafkaConfig, context: SinkContext) -> KafkaSink:
     sasl: dict[str, Value] | None = None
     if config.sasl is not None:
         sasl = {"sasl.mechanism": config.sasl.mechanism}
+        if config.tls is None and config.sasl.mechanism in READABLE:
+            logger.warning("without tls anyone on the way can read how the brokers know us",
+                           extra={"fields": {"sink": config.title, "mechanism": config.sasl.mechanism}})  # fmt: skip
         if config.sasl.username is not None:
             sasl["sasl.username"] = config.sasl.username
         if config.sasl.password is not None:

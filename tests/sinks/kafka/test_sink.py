@@ -350,6 +350,17 @@ async def test_an_option_that_librdkafka_does_not_know_is_an_error_at_the_start(
         build(config, SinkContext("h", "1"))
 
 
+async def test_a_password_without_tls_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "password").write_text("the-secret")
+    settings = {"type": "kafka", "brokers": ("h:1",)}
+    for mechanism in ("SCRAM-SHA-256", "PLAIN"):
+        sasl = {"mechanism": mechanism, "username": "u", "password": {"file": str(tmp_path / "password")}}
+        build(KafkaConfig.model_validate({**settings, "sasl": sasl}), SinkContext("h", "1"))
+    (record,) = caplog.records
+    assert "without tls" in record.message
+    assert "the-secret" not in caplog.text
+
+
 async def test_failures_leave_no_threads_and_no_files_behind(segment: Path) -> None:
     """Each gives up a producer."""
     before = threading.active_count()
