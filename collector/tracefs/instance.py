@@ -112,6 +112,7 @@ class Instance:
             if journal is not None:
                 # Also a value that is as wished already: whoever made it so takes it back.
                 journal.check_free(file for file in files_named(spec) if scope_of(file, probe) == "top")
+                journal.check_options_free(probe.values)
         except BaseException:
             if not existed:
                 # Best effort: the error that is on its way says what matters.

@@ -14,7 +14,8 @@ after a boot tracefs is as new and the journal void. The file goes with the last
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -26,6 +27,8 @@ from collector.tracefs.wish import Mode, Scope, Undo
 SUFFIX = ".undo"
 DEFAULT_FOLDER = Path("/run/ftrace-collector")
 TOP_LEVEL = "@top"  # the top-level buffer's journal; no instance is named so
+# Options of a tracer: up to Linux 6.18 all instances have the same flags.
+_TRACER_OPTION = re.compile(r"options/(func_stack_trace|func-.*|funcgraph-.*|sleep-time|graph-time|blk_.*|test_nop_.*)")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -173,15 +176,22 @@ class Journal:
         """
         wanted = set(files)
         for record in self._others()[0]:
-            held = sorted(wanted & record.shared_files)
-            if held:
-                raise InstanceBusyError(
-                    "another run has changed this value of all users of tracing, and restores it at its end",
-                    where=", ".join(held), expected="one run at a time that changes it",
-                    got=f"a change by process {record.pid}, instance {record.instance}",
-                    hint=f"stop it, or leave the key out here; if it was killed: "
-                    f"`ftrace-collector cleanup {record.instance}` restores the value",
-                )  # fmt: skip
+            _refuse_held(record, wanted & record.shared_files)
+
+    def check_options_free(self, values: Mapping[str, str]) -> None:
+        """The same for options of tracers, where all instances have the same flags: then the change is seen here too.
+
+        Args:
+          values: {file: its value now} of what is wished for.
+
+        Raises:
+          InstanceBusyError: with whose they are.
+        """
+        mine = {undo.file for undo in self._undos.values()}
+        now = {file: text.strip() for file, text in values.items() if file not in mine and _TRACER_OPTION.match(file)}
+        for record in self._others()[0]:
+            changed = (undo for undo in record.undos.values() if now.get(undo.file, undo.value) != undo.value)
+            _refuse_held(record, {undo.file for undo in changed})
 
     def note(self, undos: Sequence[Undo], *, needed: bool) -> None:
         """Have these on disk before the change is made.
@@ -247,6 +257,17 @@ class Journal:
                 raise OSError(f"{written} of {len(data)} bytes were written")
         finally:
             os.close(fd)
+
+
+def _refuse_held(record: Record, files: Collection[str]) -> None:
+    if files:
+        raise InstanceBusyError(
+            "another run has changed this value of all users of tracing, and restores it at its end",
+            where=", ".join(sorted(files)), expected="one run at a time that changes it",
+            got=f"a change by process {record.pid}, instance {record.instance}",
+            hint=f"stop it, or leave the key out here; if it was killed: "
+            f"`ftrace-collector cleanup {record.instance}` restores the value",
+        )  # fmt: skip
 
 
 def _line(value: Mapping[str, object]) -> bytes:

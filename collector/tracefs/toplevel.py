@@ -56,6 +56,7 @@ class TopLevel(Instance):
             check_desired(spec, probe)
             if journal is not None:
                 journal.check_free([*probe.values, *probe.top_values])
+                journal.check_options_free(probe.values)
         except BaseException:
             os.close(lock_fd)
             raise

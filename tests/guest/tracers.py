@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.conftest import TRACEFS
 from tests.guest.live import check
-from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_events, read_info, wait_until
+from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_events, read_info, run_command, wait_until
 from tests.tracefs.test_desired_live import libc_function
 
 OPENS = 50
@@ -202,6 +202,26 @@ def lose_entries(subbuf_kb: int) -> None:
         assert_verifies(daemon.archive)
 
 
+def kill_and_clean_up() -> None:
+    """The kernel has an option of a tracer once, for all instances: it goes back with `cleanup`, as does the tracer."""
+    before = read_tracefs()
+    option = TRACEFS / "options/func_stack_trace"
+    with tempfile.TemporaryDirectory() as folder:
+        killed, other = (Path(folder) / name for name in ("killed", "other"))
+        with Daemon("tracers-killed", killed, config=config_of(FUNCTION)) as daemon:
+            daemon.wait_ready()
+            check(option.read_text() == "1\n", "killed: the top level has the instance's option")
+            with Daemon("tracers-other", other, config=config_of(FUNCTION)) as second:
+                code = second.wait_end()
+                refused = code != 0 and f"by process {daemon.pid}" in second.messages
+                check(refused, f"killed: a second run is refused{'' if refused else second.messages}")
+            daemon.stop(signal.SIGKILL)
+    check(option.read_text() == "1\n", "killed: the option is left")
+    done = run_command("cleanup")
+    check(done.returncode == 0, f"killed: {done.stdout.strip()}{done.stderr}")
+    assert_as_before("killed", before)
+
+
 def main() -> None:
     release = sys.argv[1]
     check(os.uname().release.startswith(release), f"kernel {os.uname().release}")
@@ -212,6 +232,7 @@ def main() -> None:
         run_case("graph", GRAPH, open_files, {"ftrace:funcgraph_entry": OPENS, "ftrace:funcgraph_exit": OPENS})
     else:
         expect_refusal("graph", GRAPH, "at the top level only")
+    kill_and_clean_up()
     group = "ftc_tracers_kprobe"
     wanted = {f"{group}:opening": OPENS, f"{group}:opened": OPENS, f"{group}:switched": 10, "ftrace:kernel_stack": 20}
     shown = run_case("kprobe", KPROBE, open_files, wanted)

@@ -147,6 +147,32 @@ def test_an_options_value_outlives_the_instance_too(kernel: FakeKernel, folder: 
     assert list(record.undos.values()) == [Undo("options/func_stack_trace", "0")]
 
 
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_two_runs_do_not_change_the_same_option_of_a_tracer(
+    kernel: FakeKernel, folder: Path, tmp_path: Path, wanted: str
+) -> None:
+    add_instance(kernel, tmp_path / "more/tracefs")
+    theirs = kernel.path / "instances/theirs"
+    first = start(kernel, folder, "options = {func_stack_trace = true, sym-addr = true}")
+    put(theirs, {"options/func_stack_trace": "1\n", "options/sym-addr": "1\n"})  # the flag is the same one
+    keys = f"options = {{func_stack_trace = {wanted}, sym-addr = false}}"
+    with pytest.raises(InstanceBusyError, match=r"func_stack_trace: another run.*instance ours; stop it") as refused:
+        start(kernel, folder, keys, name="theirs")
+    assert "sym-addr" not in str(refused.value)
+    stop(start(kernel, folder, "options = {sym-addr = false}", name="theirs"))
+    stop(first)
+    start(kernel, folder, keys, name="theirs").close()
+
+
+def test_where_each_instance_has_its_own_option_of_a_tracer_two_runs_may_change_it(
+    kernel: FakeKernel, folder: Path, tmp_path: Path
+) -> None:
+    add_instance(kernel, tmp_path / "more/tracefs")
+    start(kernel, folder, "options = {func_stack_trace = true}")
+    second = start(kernel, folder, "options = {func_stack_trace = true}", name="theirs")
+    assert second.dir.read_text("options/func_stack_trace") == "1\n"
+
+
 def test_a_journal_of_another_boot_is_void(kernel: FakeKernel, folder: Path) -> None:
     start(kernel, folder, DEPTH).close()
     (kernel.path / "max_graph_depth").write_text("9\n")  # the machine has restarted, and somebody has set this
