@@ -31,7 +31,7 @@ SETTINGS = {
     'tracer = "function"\nfunctions = ["vfs_read"]\nfunction_pids = [1]': (True, True, ""),
     'tracer = "function_graph"\nallow_top_level = true': (False, True, "at the top level only"),
     'tracer = "irqsoff"': (False, False, "CONFIG_IRQSOFF_TRACER"),
-    'tracer = "blk"': (False, False, "at the top level only"),
+    'tracer = "blk"\nblock_devices = ["none"]': (False, False, "at the top level only"),
     'probes = ["f:entered vfs_read"]': (False, True, "CONFIG_FPROBE_EVENTS"),
     "subbuf_size_kb = 64": (True, True, ""),  # 6.1 keeps its pages, with a note
     "stack_tracer = true\nallow_top_level = true": (True, True, ""),

@@ -87,6 +87,7 @@ class Instance:
     def __init__(self, case: Case) -> None:
         self.path = TRACEFS / "instances" / f"ftc-pipes-{os.getpid()}"
         self._case = case
+        self._before: dict[str, str] = {}  # {file: text} of options that are the tracer's: they outlive the instance
 
     def __enter__(self) -> "Instance":
         self.path.mkdir()
@@ -99,8 +100,9 @@ class Instance:
             for event in self._case.events:
                 self._write(f"events/{event.replace(':', '/')}/enable", "1")
             self._write("current_tracer", self._case.tracer)
-            for name, value in self._case.options.items():  # some are the tracer's
-                self._write("trace_options", name if value else f"no{name}")
+            for name, value in self._case.options.items():
+                self._before[f"options/{name}"] = (self.path / f"options/{name}").read_text()
+                self._write(f"options/{name}", str(int(value)))
         except BaseException:
             self.path.rmdir()
             raise
@@ -108,6 +110,8 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         self._write("tracing_on", "0")
+        for file, text in self._before.items():
+            self._write(file, text)
         self._write("current_tracer", "nop")
         self._write("events/enable", "0")
         self.path.rmdir()

@@ -7,8 +7,7 @@ import pytest
 from tests.guest.conftest import KERNELS, RunGuest
 
 
-# The stack tracer follows every function of the kernel, which an emulated one takes minutes for: one is enough.
-@pytest.mark.parametrize("kernel", KERNELS[:1])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_each_deepest_stack_is_archived(run_guest: RunGuest, kernel: str) -> None:
     """The checks are in reports.py."""
     done = run_guest("run", kernel, sys.executable, "-m", "tests.guest.reports", kernel, timeout_s=600)
