@@ -3,7 +3,7 @@
 Usage: python -m tests.guest.pipes RELEASE, where RELEASE is how `uname -r` begins. Exits 1 when a check fails.
 
 Each case is read by hand after tracing has stopped, so that what is decoded can be compared with the lines that `trace`
-shows of the same entries; the function tracer's also go through the daemon into an archive.
+shows of the same entries; both function tracers' also go through the daemon into an archive.
 """
 
 import os
@@ -41,8 +41,8 @@ class Case:
     options: dict[str, bool] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)  # {event: entries at the least}
 
-    def config(self) -> str:
-        keys = ['read = "text"', f"events = {list(self.events)!r}"]
+    def config(self, read: str = "text") -> str:
+        keys = [f'read = "{read}"', f"events = {list(self.events)!r}"]
         if self.tracer != "nop":
             keys.append(f'tracer = "{self.tracer}"')
         if self.functions:
@@ -204,11 +204,14 @@ def mark() -> None:
 def main() -> None:
     release = sys.argv[1]
     check(os.uname().release.startswith(release), f"kernel {os.uname().release}")
-    cases = CASES + (GRAPH_CASES if release != "6.1" else ())  # there function_graph is for the top level alone
-    for case in cases:
+    graphs = GRAPH_CASES if release != "6.1" else ()  # there function_graph is for the top level alone
+    for case in CASES + graphs:
         compare(case)
     case = CASES[0]
     run_case(f"{case.name}-text", case.config(), mark, {**case.wanted, "ftrace:print": OPENS})
+    run_case(f"{case.name}-merged", case.config("text-merged"), mark, {**case.wanted, "ftrace:print": OPENS})
+    for case in graphs[1:2]:
+        run_case(f"{case.name}-text", case.config(), mark, case.wanted)
 
 
 if __name__ == "__main__":
