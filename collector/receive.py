@@ -62,7 +62,6 @@ def receive(options: ReceiveOptions) -> int:
     elif options.client_ca_file is not None or options.key_file is not None:
         raise UsageError("TLS needs a certificate", expected="--cert FILE beside --key and --client-ca")
     output = start_logging(options.log_format, options.log_level)
-    raise_descriptor_limit(DESCRIPTORS_PER_HOST * options.max_hosts + OTHER_DESCRIPTORS)
     try:
         return trio.run(_receive, options, context)
     finally:
@@ -121,6 +120,7 @@ async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> i
                     serving.start_soon(partial(trio.serve_listeners, receiver.serve, listeners))
                     notifier.ready()
                     logger.info("receiving", extra={"fields": {"listen": options.listen, "folder": options.output}})
+                    raise_descriptor_limit(DESCRIPTORS_PER_HOST * options.max_hosts + OTHER_DESCRIPTORS)
                     await _wait(signals)
                     notifier.stopping()
                     serving.cancel_scope.cancel()
