@@ -159,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     receive.add_argument("--max-hosts", type=_count, default=4096, metavar="N", help="default: 4096")
     receive.add_argument("--log-format", choices=["text", "json"], default="text",
                          help="of the messages on stderr; default: text")  # fmt: skip
+    receive.add_argument("--http", default="", metavar="HOST:PORT", help="metrics and health; default: none")
     receive.set_defaults(function=commands.receive)
 
     pin = subparsers.add_parser("pin", help="keep a stretch of an archive from being removed, or list what is kept")

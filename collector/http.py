@@ -10,20 +10,26 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from collector.config import split_listen
 from collector.errors import CollectorError
-from collector.metrics import Metrics
 
 # Below this the header costs more than compression saves.
 GZIP_MIN_BYTES = 1400
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+
+class Metrics(Protocol):
+    """What /metrics shows."""
+
+    def render(self) -> bytes:
+        """Gives the exposition; called in a thread."""
 
 
 @dataclass(slots=True)

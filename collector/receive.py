@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import trio
 
+from collector import http
 from collector.errors import EXIT_OK, CollectorError, ConfigError, UsageError
 from collector.logs import start_logging
+from collector.metrics_receive import ReceiveMetrics, ReceiveSnapshot
 from collector.sdnotify import Notifier
 from sinks.address import parse_address
 from sinks.listening import listen_on_path
@@ -46,6 +48,7 @@ class ReceiveOptions:
     cert_file: str | None = None  # PEM; None: without TLS
     key_file: str | None = None
     client_ca_file: str | None = None  # senders must have a certificate of it, for the name they give themselves
+    http: str = ""  # HOST:PORT of /metrics, /livez and /readyz; "" serves nothing
     log_format: Literal["text", "json"] = "text"
     log_level: str = "info"
 
@@ -116,6 +119,7 @@ async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> i
             async with trio.open_nursery() as keeping:
                 keeping.start_soon(receiver.run)
                 keeping.start_soon(_report, receiver)
+                await _serve_http(keeping, options.http, receiver)
                 async with trio.open_nursery() as serving:
                     serving.start_soon(partial(trio.serve_listeners, receiver.serve, listeners))
                     notifier.ready()
@@ -131,6 +135,22 @@ async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> i
                 Path(options.listen.removeprefix("unix:")).unlink(missing_ok=True)
     _say(receiver)
     return EXIT_OK
+
+
+async def _serve_http(nursery: trio.Nursery, listen: str, receiver: Receiver) -> None:
+    if not listen:
+        return
+    state = http.AppState(ReceiveMetrics(partial(_snapshot, receiver)), None)
+    urls = await nursery.start(http.serve, listen, state)
+    logger.info("serving metrics", extra={"fields": {"at": ", ".join(urls)}})
+
+
+def _snapshot(receiver: Receiver) -> ReceiveSnapshot:
+    state = receiver.state
+    return ReceiveSnapshot(
+        receiver.hosts, state.connections, state.accepted, dict(state.refused), state.total.blocks,
+        state.total.events, state.total.bytes, state.total.duplicates,
+    )  # fmt: skip
 
 
 async def _wait(signals: AsyncIterator[int]) -> None:

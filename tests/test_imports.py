@@ -136,7 +136,7 @@ def test_pure_modules_do_no_input_or_output_and_have_no_clock(module: str) -> No
 
 def test_only_metrics_and_http_import_the_prometheus_client() -> None:
     users = {m for m in SOURCES if any(within(name, "prometheus_client") for name in imports(m))}
-    assert users == {"collector.metrics", "collector.http"}
+    assert users == {"collector.metrics", "collector.metrics_receive", "collector.http"}
 
 
 def test_only_config_and_the_sinks_import_pydantic() -> None:

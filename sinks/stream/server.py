@@ -92,6 +92,11 @@ class Receiver:
         self._hosts: dict[str, _Host] = {}
         self._writers = trio.CapacityLimiter(WRITERS)
 
+    @property
+    def hosts(self) -> int:
+        """Senders whose folders are open."""
+        return len(self._hosts)
+
     async def run(self) -> None:
         """Rotate by age until cancelled, then seal everything."""
         try:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,8 +38,10 @@ def receiving(folder: Path, *words: str | Path, listen: str | None = None) -> It
     process = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
-        assert "receiving" in line, line
+        lines = [process.stderr.readline()]
+        while lines[-1] and "receiving" not in lines[-1]:
+            lines.append(process.stderr.readline())
+        assert lines[-1], lines
         yield listen
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=PATIENCE_S)
@@ -181,6 +184,28 @@ def test_descriptors_for_all_hosts_are_taken_or_asked_for(
     raise_descriptor_limit(30_000)
     assert limits == [20_000, 20_000]
     assert "LimitNOFILE" in caplog.text
+
+
+def test_metrics_say_what_came(tmp_path: Path, parcels: list[Parcel]) -> None:
+    at = free_address()
+    with receiving(tmp_path, "--http", at) as listen:
+        assert send(listen, parcels) is None
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(parse_address(listen))
+            peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while peer.recv(1000):
+                pass
+        with urllib.request.urlopen(f"http://{at}/metrics", timeout=PATIENCE_S) as answer:
+            rows = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+        with urllib.request.urlopen(f"http://{at}/readyz", timeout=PATIENCE_S) as answer:
+            assert answer.status == 200
+    found = {name.removeprefix("ftrace_collector_receive_"): float(value) for name, value in rows.items()}
+    assert found["events_total"] == sum(parcel.events for parcel in parcels) > 0
+    assert found["blocks_total"] == sum(parcel.number >= 0 for parcel in parcels)
+    assert found["hosts"] == 1
+    assert found["accepted_connections_total"] == 2
+    assert found['refused_connections_total{reason="malformed"}'] == 1
+    assert found['refused_connections_total{reason="full"}'] == 0
 
 
 def test_an_address_in_use_is_said(tmp_path: Path) -> None:
