@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 PREFIX = "ftrace_collector_receive_"
 
 # Why connections end; known from the start, so that each is a series from the start.
-REASONS = ("broken", "slow", "full", "malformed", "archive")
+REASONS = ("broken", "tls", "slow", "full", "malformed", "archive", "replaced")
 
 
 @dataclass(frozen=True, slots=True)

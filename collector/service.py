@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -16,6 +17,7 @@ from collector.capture.flight import SnapshotSource
 from collector.capture.reports import build_watches, look_at_all
 from collector.capture.source import Source
 from collector.capture.stream import Stream
+from collector.clockwatch import ClockWatch
 from collector.config import Config
 from collector.errors import TracefsError
 from collector.interference import Interference
@@ -65,6 +67,7 @@ class Service:
         self._watches = build_watches(instances)
         self._unread_reports: set[str] = set()  # why some could not be read at the last look
         self._notifier = Notifier()
+        self._clock = ClockWatch(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self.collected = False  # every ring was visited: from then on its entries are somebody's
         self._ready = False
         self._drained = False  # the sinks have everything
@@ -222,7 +225,11 @@ class Service:
         while True:
             await trio.sleep(max(0.0, due_s - time.monotonic()))
             now_s = time.monotonic()
-            snapshot = self.pipeline.snapshot(self._ready, before, now_s - before_s, self._interference.counts)
+            self._look_at_clock()
+            snapshot = replace(
+                self.pipeline.snapshot(self._ready, before, now_s - before_s, self._interference.counts),
+                clock_jumps=self._clock.jumps,
+            )
             text = render_status(build_status(snapshot, before, now_s - before_s))
             if self._http is not None:
                 self._http.metrics.observe_event_loop_lag(max(0.0, now_s - due_s))
@@ -237,6 +244,15 @@ class Service:
                 self.pipeline.emit_clock_pairs()
             before, before_s = snapshot, now_s
             due_s = max(due_s + TICK_S, now_s)
+
+    def _look_at_clock(self) -> None:
+        jump_s = self._clock.look(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        if jump_s is not None:
+            self.pipeline.emit_clock_pairs()  # so that wall times are right from here on
+            logger.warning(
+                "the wall clock was set; times of entries do not change, names and ages of segments go by the new one",
+                extra={"fields": {"seconds": round(jump_s, 3)}},
+            )
 
     async def _look_after_instances(self) -> None:
         while True:

@@ -121,4 +121,5 @@ class Snapshot:
     ready: bool = False
     seconds_to_overrun: Mapping[str, float] = field(default_factory=dict)  # {instance: predicted}; absent: no trend
     stats_resets: int = 0  # kernel counters that went backwards: someone else cleared our ring
+    clock_jumps: int = 0  # times that the wall clock was set
     sinks: tuple[SinkSnapshot, ...] = ()  # on a network

@@ -20,6 +20,7 @@ PURE = {
     "collector.snapshot", "collector.status",
     "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
     "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
+    "collector.clockwatch",
     "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",
     "collector.tracefs.planner", "collector.tracefs.restoring", "collector.tracefs.snapshots", "collector.tracefs.wish",
     "sinks.file.notes", "sinks.file.retention", "sinks.file.rotation",
