@@ -1,7 +1,7 @@
 # make run         collect from this machine's kernel into ./traces, until Ctrl-C
 # make build       make .venv and install the package there
 # make test        lint, strict types, the tests: of those that boot other kernels one for each
-# make test-guest  all tests that boot other kernels, a quarter of an hour (see tests/guest/README.md)
+# make test-guest  all tests that boot other kernels, about half an hour (see tests/guest/README.md)
 # make lint        lint and strict types alone
 # make bench       measure against other tools (see bench/README.md)
 # make clean       remove all that the others made, but no archive
