@@ -19,8 +19,8 @@ def test_signals_seal_the_open_segment_and_end_nothing(start_daemon: StartDaemon
     daemon = start_daemon(*QUIET_EVENT).wait_ready()
     for round in (1, 2):
         write_markers(daemon.instance, 10)
-        wait_until(lambda round=round: daemon.metric("archive_durable_events_total") == 10 * round, "durable")  # type: ignore[misc]
-        assert daemon.metric("archive_written_events_total") == 10 * round
+        wait_until(lambda round=round: daemon.metric("archive_durable_events_total") >= 10 * round, "durable")  # type: ignore[misc]
+        assert daemon.metric("archive_written_events_total") >= 10 * round
         daemon.process.send_signal(signal.SIGUSR1)
         wait_until(lambda round=round: len(sealed(daemon.archive)) == round, "sealed")  # type: ignore[misc]
     daemon.process.send_signal(signal.SIGUSR2)
@@ -30,7 +30,7 @@ def test_signals_seal_the_open_segment_and_end_nothing(start_daemon: StartDaemon
     with open_segment(sealed(daemon.archive)[0]) as segment:
         assert segment.footer is not None
         assert segment.footer.reason == "signal"
-    assert read_info(daemon.archive)["events"] == 20
+    assert read_info(daemon.archive)["by_event"]["ftrace:print"] == 20  # hardly anything else happens, but it may
     assert_verifies(daemon.archive)
 
 
