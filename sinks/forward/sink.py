@@ -19,7 +19,7 @@ import trio
 from pydantic import Field, field_validator, model_validator
 
 from collector.batch import Delivery
-from collector.config_types import KIB, MIB, Section
+from collector.config_types import KIB, MIB, Auto, Section
 from collector.errors import SegmentError
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.forward.chunks import BlockBuilder, Builder, build_parcel_row, gather
@@ -62,7 +62,7 @@ class ForwardOptions(SinkCommon):
     servers: Annotated[tuple[ServerOptions, ...], Field(strict=False, min_length=1)]
     tag: str = "ftrace"
     payload: Literal["records", "blocks"] = "records"  # a record per entry, or the archive's blocks as they are
-    compress: Literal["gzip", "none"] = "gzip"
+    compress: Annotated[Literal["gzip", "none"] | None, Auto] = None  # None: gzip for records; blocks are compressed
     gzip_level: Annotated[int, Field(ge=1, le=9)] = 1
     # Before compression, unless one record is larger.
     chunk_bytes: Annotated[int, Field(ge=64 * KIB, le=64 * MIB)] = MIB
@@ -92,6 +92,11 @@ class ForwardOptions(SinkCommon):
         if self.tls is not None and any(server.path for server in self.servers):
             raise ValueError("no tls over a unix socket")
         return self
+
+    @property
+    def is_gzip(self) -> bool:
+        """Compressing blocks again costs more than all else that sending them does, and gains nothing."""
+        return self.compress == "gzip" if self.compress is not None else self.payload == "records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +306,7 @@ class ForwardTransport:
     def _pack(self, rows: Rows) -> tuple[str, bytes]:
         options = self._options
         name = base64.b64encode(secrets.token_bytes(16)).decode()
-        is_gzip = options.compress == "gzip"
+        is_gzip = options.is_gzip
         entries = compress_entries(rows.data, options.gzip_level) if is_gzip else rows.data
         return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
 

@@ -20,6 +20,7 @@ from sinks.forward.protocol import (
     parse_ack,
     parse_helo,
 )
+from sinks.forward.sink import ForwardOptions
 
 US = Credentials("us", b"key", "user", "pass")
 
@@ -139,3 +140,13 @@ def test_any_garbage_is_refused_or_no_ack() -> None:
             refused.append(str(e))
     assert len(refused) > 2000
     assert all(text.isascii() and len(text) < 300 for text in refused)
+
+
+def test_blocks_are_not_compressed_again() -> None:
+    def options(**more: object) -> ForwardOptions:
+        return ForwardOptions.model_validate({"type": "forward", "servers": [{"host": "h"}], **more})
+
+    assert options().is_gzip
+    assert options(payload="blocks", compress="gzip").is_gzip
+    assert not options(payload="blocks").is_gzip
+    assert not options(compress="none").is_gzip
