@@ -196,12 +196,13 @@ async def simulate(job: Job) -> dict[str, Any]:
     for host in hosts:
         await host.runner.close()
     threads.close()
+    found = [host.runner.snapshot() for host in hosts]
     latencies_s = sorted(latency for host in hosts for latency in host.transport.latencies_s)
     return {
         "offered": sum(offered),
-        "acked": sum(host.runner.stats.acked_events for host in hosts),
-        "acked_bytes": sum(host.runner.stats.acked_bytes for host in hosts),
-        "retries": sum(host.runner.stats.retries for host in hosts),
+        "acked": sum(of.acked_events for of in found),
+        "acked_bytes": sum(of.acked_bytes for of in found),
+        "retries": sum(of.retries for of in found),
         "cpu_s": cpu_s,
         "wall_s": wall_s,
         "p50_s": latencies_s[len(latencies_s) // 2] if latencies_s else None,

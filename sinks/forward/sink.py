@@ -295,12 +295,14 @@ class ForwardTransport:
         return sent
 
     async def _next(self, chunks: Iterator[Rows]) -> tuple[str, bytes] | None:
-        """(name, message) of the next chunk, None behind the last; made in a thread, for it takes some milliseconds."""
+        """(name, message) of the next chunk, None behind the last."""
 
         def make() -> tuple[str, bytes] | None:
             rows = next(chunks, None)
             return None if rows is None else self._pack(rows)
 
+        if self._blocks is not None and not self._options.is_gzip:
+            return make()  # copies some bytes: a hop to a thread would cost more
         return await trio.to_thread.run_sync(make, limiter=self._thread)
 
     def _pack(self, rows: Rows) -> tuple[str, bytes]:

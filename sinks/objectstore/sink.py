@@ -23,7 +23,8 @@ SCHEMES = ("s3", "gs", "az", "file")
 
 # What other sinks need for their spool and this one has no use for: the archive is its spool.
 _NOT_HERE = (
-    "when_full", "queue_bytes", "spool_bytes", "spool_folder", "sync_interval_s", "repeat_interval_s", "filter",
+    "when_full", "queue_bytes", "spool_bytes", "spool_folder", "sync_interval_s", "repeat_interval_s", "linger_s",
+    "filter",
 )  # fmt: skip
 
 _SECRET_WORDS = ("secret", "key", "token", "password", "sas")
