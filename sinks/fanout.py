@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 
 import trio
 
+from collector.archive.tally import OVERRUN
 from collector.batch import Block, Note, NoteKind, SinkState
 from collector.snapshot import SinkSnapshot
 from sinks.base import Acknowledgements, Follower, Item, SealedSegment
@@ -106,6 +107,8 @@ class Fanout:
                     route.runner.put(item)
             return
         picked = [(route, route.pick(item)) for route in self._routes]
+        if item.gaps:
+            self._tell_gaps(item, [route for route, block in picked if block is None])
         takers = sum(block is not None for _, block in picked)
         share = _Share(release, 1 + takers) if release is not None and takers else release
         self._archive.put(item, share)
@@ -113,6 +116,17 @@ class Fanout:
             route.runner.leave_out(item.events - (block.events if block is not None else 0))
             if block is not None:
                 route.runner.put(block, share)
+
+    @staticmethod
+    def _tell_gaps(block: Block, routes: Sequence[Route]) -> None:
+        """Give the gaps of a block to those who are given nothing else of it."""
+        for route in routes:
+            if route.takes(block.stream.instance, block.stream.cpu):
+                for gap in block.gaps:
+                    route.runner.put(Note(NoteKind.GAP, block.stream, {
+                        "cause": OVERRUN, "count": gap.lost, "from_ts": block.first_ts, "to_ts": block.last_ts,
+                        "detail": f"in block {block.number}, of which nothing passes the filter",
+                    }))  # fmt: skip
 
     async def open(self) -> None:
         """Open the logs of the network sinks; an error here ends the daemon's start."""
