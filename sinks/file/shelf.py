@@ -2,7 +2,8 @@
 
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ from collector.archive import disk
 from collector.archive.pins import Pin, is_pinned, read_pins, read_removed_up_to, write_removed_up_to
 from collector.archive.reserve import give_up_reserve, hold_reserve
 from collector.archive.segment import SUFFIX, start_ns_of
-from collector.batch import StreamKey
 from collector.errors import ArchiveError
 from sinks.base import Acknowledgements
 from sinks.file.retention import Choice, Limits, Sealed, choose
@@ -68,18 +68,21 @@ class Shelf:
         """Look what the folder has."""
         self.segments = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-            self.add(path)
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue  # somebody removed it just now
+            start_ns = start_ns_of(path)
+            start_ns = stat.st_mtime_ns if start_ns is None else start_ns
+            self.segments.append(Sealed(path, stat.st_size, start_ns, max(start_ns, stat.st_mtime_ns)))
 
-    def add(self, path: Path, last_blocks: Mapping[StreamKey, int] | None = None) -> None:
+    def add(self, segment: Sealed) -> None:
         """A segment was sealed, and is the newest."""
-        stat = path.stat()
-        start_ns = start_ns_of(path)
-        start_ns = stat.st_mtime_ns if start_ns is None else start_ns
-        self.segments.append(Sealed(path, stat.st_size, start_ns, max(start_ns, stat.st_mtime_ns), last_blocks))
+        self.segments.append(segment)
 
     def forget_gone(self) -> None:
         """The folder was removed, and with it segments."""
-        self.segments = [segment for segment in self.segments if segment.path.exists()]
+        self.segments = [segment for segment in self.segments if os.path.exists(segment.path)]
 
     def retain(self, open_bytes: int, now_ns: int) -> bool:
         """Remove what goes; False when the disk has too little room even then.
