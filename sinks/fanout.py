@@ -113,6 +113,11 @@ class Fanout:
             if block is not None:
                 route.runner.put(block, share)
 
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """Those that bring the archive's segments somewhere, and are told what retention removes."""
+        return self._followers
+
     async def open(self) -> None:
         """Open the logs of the network sinks; an error here ends the daemon's start."""
         for route in self._routes:

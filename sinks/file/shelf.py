@@ -13,7 +13,7 @@ from collector.archive.pins import Pin, is_pinned, read_pins, read_removed_up_to
 from collector.archive.reserve import give_up_reserve, hold_reserve
 from collector.archive.segment import SUFFIX, start_ns_of
 from collector.errors import ArchiveError
-from sinks.base import Acknowledgements
+from sinks.base import Acknowledgements, Follower
 from sinks.file.retention import Choice, Limits, Sealed, choose
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,17 @@ class Shelf:
 
     Args:
       acknowledgements: those that must have a segment before it goes.
+      followers: those that are told when one goes.
     """
 
-    def __init__(self, folder: Path, limits: Limits, room: Room, acknowledgements: Sequence[Acknowledgements]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        room: Room,
+        acknowledgements: Sequence[Acknowledgements] = (),
+        followers: Sequence[Follower] = (),
+    ) -> None:
         self.segments: list[Sealed] = []  # oldest first
         self.removed = 0  # by retention, in this run
         self.pinned_bytes = 0
@@ -44,6 +52,7 @@ class Shelf:
         self._limits = limits
         self._room = room
         self._acknowledgements = acknowledgements
+        self._followers = followers
 
     @property
     def total_bytes(self) -> int:
@@ -147,6 +156,8 @@ class Shelf:
             if choice.passed_over:
                 self._do(partial(write_removed_up_to, self._folder, choice.remove[-1].name))
             for segment in choice.remove:
+                for follower in self._followers:  # before it is gone: who finds it missing has been told why
+                    follower.note_removal(segment)
                 self._do(partial(disk.unlink, segment.path))
                 self.segments.remove(segment)
                 removed += 1

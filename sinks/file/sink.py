@@ -19,7 +19,7 @@ from collector.archive.segment import SegmentWriter, start_ns_of
 from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
-from sinks.base import Acknowledgements, Item, SegmentContext
+from sinks.base import Acknowledgements, Follower, Item, SegmentContext
 from sinks.file.folder import HeldFolder
 from sinks.file.notes import Pending
 from sinks.file.policy import FilePolicy
@@ -58,7 +58,8 @@ class FileSink:
         self._maps = maps
         self._in_thread = in_thread
         self.acknowledgements: list[Acknowledgements] = []  # those that must have a segment before it goes
-        self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements)
+        self.followers: list[Follower] = []  # those that are told when one goes
+        self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements, self.followers)
         self._held = HeldFolder(policy.folder)
         self._writer: SegmentWriter | None = None
         self._number = 0

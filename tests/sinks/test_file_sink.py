@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -28,7 +28,7 @@ from collector.archive.verify import verify_paths
 from collector.batch import Block, Delivery, Note, NoteKind
 from collector.capture.stream import Ask
 from collector.errors import ArchiveFullError, ArchiveLockedError
-from sinks.base import Item
+from sinks.base import Follower, Item
 from sinks.file import sink as sink_module
 from sinks.file.policy import FilePolicy
 from sinks.file.retention import Limits, Sealed
@@ -973,6 +973,34 @@ async def test_segments_wait_for_other_sinks_beyond_their_limit_until_the_disk_i
     assert len(world.sealed) == 1
     assert world.sink.state.discarded_events == NOISY_ENTRIES
     assert world.problems() == []
+
+
+class Listener:
+    """Notes what it is told: (name, whether it is there)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def note_removal(self, segment: Sealed) -> None:
+        self.told.append((segment.name, segment.path.exists()))
+
+
+async def test_followers_are_told_of_a_removal_before_it(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1)
+    listener = Listener()
+    world.sink.followers.append(cast(Follower, listener))
+    await world.sink.open()
+    await world.deliver()
+    first = world.sealed[0]
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "unlink", no_room)
+        await world.deliver()
+    assert listener.told == [(first, True)]
+    await world.wait(3)
+    assert listener.told == [(first, True), (first, True)]  # the disk had refused
+    await world.sink.close()
 
 
 async def test_pinned_segments_stay_and_the_hole_behind_them_is_no_problem(make_world: MakeWorld) -> None:
