@@ -205,6 +205,7 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
         )
         if config.archive.keep_until_acknowledged:
             sink.acknowledgements.extend(fanout.acknowledgements())
+        sink.followers.extend(fanout.followers)
         await sink.open()
         pipeline.archive = sink
         await fanout.open()

@@ -164,3 +164,9 @@ class Follower(Protocol):
     def is_acknowledged(self, segment: SealedSegment) -> bool:
         """As Acknowledgements have it."""
         ...
+
+    def note_removal(self, segment: SealedSegment) -> None:
+        """The archive is about to remove a segment, whose file is still there; called in the archive's thread.
+
+        It may be called again for the same one, when the disk refused to remove it. Raises nothing.
+        """

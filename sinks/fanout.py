@@ -8,7 +8,6 @@ None waits for another. The one thing that they share is the memory budget: a si
 part of it, and so in the end makes the daemon stop reading.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -73,7 +72,7 @@ class Fanout:
         self._archive = archive
         self._routes = tuple(routes)
         self._followers = tuple(followers)
-        self._deadline_s = math.inf
+        self._following = trio.CancelScope()  # what the followers do at the end; its deadline may come nearer meanwhile
 
     @property
     def queued_events(self) -> int:
@@ -128,6 +127,11 @@ class Fanout:
                         "detail": f"in block {block.number}, of which nothing passes the filter",
                     }))  # fmt: skip
 
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """Those that bring the archive's segments somewhere, and are told what retention removes."""
+        return self._followers
+
     async def open(self) -> None:
         """Open the logs of the network sinks; an error here ends the daemon's start."""
         for route in self._routes:
@@ -151,7 +155,7 @@ class Fanout:
           deadline_s: by trio's clock; the archive takes what it has whatever the time, the others leave it to the
             next run. Can be called again with an earlier one.
         """
-        self._deadline_s = min(self._deadline_s, deadline_s)
+        self._following.deadline = min(self._following.deadline, deadline_s)
         self._archive.finish()
         for route in self._routes:
             route.runner.finish(deadline_s)
@@ -161,7 +165,7 @@ class Fanout:
         await self._archive.close()
         for route in self._routes:
             await route.runner.close()
-        with trio.move_on_at(self._deadline_s):
+        with self._following:
             async with trio.open_nursery() as nursery:
                 for follower in self._followers:
                     nursery.start_soon(follower.drain)

@@ -265,7 +265,9 @@ class Spool:
     def _ready(self, done: Appended) -> "SpoolWriter":
         """The open segment; a new one where there is none or it is at its end."""
         writer = self._writer
-        if writer is not None and (
+        if writer is not None and writer.is_ended:
+            self._seal("size", last=False)  # again: it came as far as the rename
+        elif writer is not None and (
             writer.size_bytes >= self.policy.segment_bytes
             or self._clock() - self._opened_s >= self.policy.segment_age_s
         ):
@@ -384,7 +386,10 @@ class Spool:
         self._checked_s = self._clock()
         try:
             self._hold_folder(done)
-            (self._writer or self._begin()).sync()
+            if self._writer is not None and self._writer.is_ended:
+                self._ready(done)
+            else:
+                (self._writer or self._begin()).sync()
         except (ArchiveError, OSError) as e:
             self._suspended = str(e)
             return

@@ -152,7 +152,8 @@ class SegmentWriter(RecordWriter):
         except BaseException:
             # Without its header the file is nothing; a retry must be able to create it again.
             self.abandon()
-            disk.unlink(self.path)
+            with contextlib.suppress(OSError):  # the error that led here is the one to report
+                disk.unlink(self.path)
             raise
 
     @classmethod
@@ -184,6 +185,11 @@ class SegmentWriter(RecordWriter):
             if kind == Kind.GAP:
                 self.tally.add_gap(key, body["cause"], body["count"])
         self.tally.add_record(offset, kind, crc, key, first_ts, last_ts)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it has its footer and final name: nothing may be written to it, seal() alone is to be tried again."""
+        return self.path == self.final_path
 
     @property
     def unsynced_bytes(self) -> int:
@@ -241,16 +247,16 @@ class SegmentWriter(RecordWriter):
             for key, of in closing.items()
         }
         try:
-            if self.path != self.final_path:  # else an earlier try came as far as the rename
+            if not self.is_ended:  # else an earlier try came as far as the rename: what that one was given holds
                 sealed_ns = time.time_ns() if sealed_ns is None else sealed_ns
                 self._end(pack(self.tally.build_footer(
                     self.header.run, self.header.segment, totals, reason, last, sealed_ns
                 )))  # fmt: skip
+                self.closing = {key: of.closing(totals.get(key)) for key, of in self.tally.streams.items()}
             disk.fsync_folder(self.final_path.parent)
         except OSError as e:
             raise disk_error(self.path, e, "seal the segment") from e
         self.synced_bytes = self.size_bytes
-        self.closing = {key: of.closing(totals.get(key)) for key, of in self.tally.streams.items()}
         self.abandon()
         return self.final_path
 
