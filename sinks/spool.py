@@ -232,6 +232,8 @@ class Spool:
         done = Appended()
         if self._suspended is None:
             try:
+                if self._missing:
+                    self._tell_missing(self._ready(done))
                 self._write_closing_notes(done)
                 if self._writer is not None:
                     write_end(self._writer, self._samples, self._writer.header.run)
@@ -300,12 +302,7 @@ class Spool:
     def _write(self, item: Item, done: Appended) -> None:
         try:
             writer = self._ready(done)
-            for stream, missing in list(self._missing.items()):
-                writer.write_note(Note(NoteKind.GAP, stream, {
-                    "cause": DISCARDED, "count": missing.events, "from_ts": missing.first_ts,
-                    "to_ts": missing.last_ts, "detail": f"{missing.blocks} blocks: no room before this sink",
-                }))  # fmt: skip
-                del self._missing[stream]
+            self._tell_missing(writer)
             if isinstance(item, Block):
                 writer.write_block(item, self._maps)
                 self._segments[-1].events += item.events
@@ -313,6 +310,15 @@ class Spool:
                 writer.write_note(item)
         finally:
             self._take(done)
+
+    def _tell_missing(self, writer: "_Writer") -> None:
+        """Write what was given up since the last time."""
+        for stream, missing in list(self._missing.items()):
+            writer.write_note(Note(NoteKind.GAP, stream, {
+                "cause": DISCARDED, "count": missing.events, "from_ts": missing.first_ts,
+                "to_ts": missing.last_ts, "detail": f"{missing.blocks} blocks: no room before this sink",
+            }))  # fmt: skip
+            del self._missing[stream]
 
     def _take(self, done: Appended) -> None:
         """Hand over what was written."""

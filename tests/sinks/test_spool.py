@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.archive.bodies import parse_gap
 from collector.archive.frame import Kind
 from collector.archive.reader import open_segment
 from collector.batch import Note, NoteKind
@@ -94,6 +95,16 @@ def test_what_is_appended_reads_back_as_it_was_handed_out(spool: Spool) -> None:
     ]  # fmt: skip
     assert {p.stream for p in blocks} == {KEY}
     assert [e.put_s for e in back] == [1000.0] * len(back)
+
+
+def test_what_is_refused_at_the_end_of_a_run_is_told_too(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path, max_bytes=8 * MIB, when_full="drop_newest")
+    spool.open()
+    done = spool.append([block(number, size_bytes=3 * MIB) for number in range(4)], START)
+    assert (done.taken, done.refused.events) == (4, {"spool_full": 20})
+    gaps = [parse_gap(e.parcel.body) for e in spool.finish().entries if e.parcel.kind == Kind.GAP]
+    assert [(of.cause, of.count, of.from_ts, of.to_ts) for of in gaps] == [("discarded", 20, 2000, 3009)]
+    spool.close()
 
 
 def test_reading_goes_on_where_it_stopped_over_segments(tmp_path: Path) -> None:
