@@ -208,6 +208,7 @@ class NetworkRunner:
             last_error=state.last_error,
             last_ack_s=stats.last_ack_s,
             certificate_not_after_s=state.certificate_not_after_s,
+            slow_subscribers=state.slow_subscribers,
             request_duration=stats.request_duration.snapshot(),
             delivery_latency=stats.latency.snapshot(),
             stalled_s=self.stalled_s(),
