@@ -129,6 +129,7 @@ async def test_what_is_on_its_way_at_the_end_is_there_for_the_next_run(
             await world.all_acknowledged(3)
             await served.way.hold()
             world.put(range(3, 8))
+            await world.all_offered(8)
             await world.until(lambda: world.ledger().in_flight > 0)
             if end == "cancelled":
                 scope.cancel()
