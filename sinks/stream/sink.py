@@ -4,10 +4,11 @@ One connection; what was sent and not acknowledged when it breaks is sent again 
 names that the receiver needs. Source of the protocol: docs/stream.md.
 """
 
+import random
 import re
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -23,10 +24,12 @@ from collector.errors import SegmentError
 from sinks.address import parse_address
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.options import SinkCommon, SinkType
+from sinks.retry import Backoff
 from sinks.tls import TlsConfig, build_context, explain, not_after_s
 from sinks.wire import HOST_NAME, Parser, StreamError, build_hello, parse_ack, parse_welcome
 
 READ_BYTES = 1 << 16
+JITTER = 0.5
 
 
 class StreamOptions(SinkCommon):
@@ -77,10 +80,16 @@ class StreamTransport:
     Args:
       host: name of this machine, where the options have none.
       tls: None: without.
-      retry_s: from the end of a connection to the next try.
+      rng: gives numbers from 0 to below 1, for the waits between connections.
     """
 
-    def __init__(self, options: StreamOptions, host: str, tls: ssl.SSLContext | None, retry_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        options: StreamOptions,
+        host: str,
+        tls: ssl.SSLContext | None,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
         self.name = options.title
         self.state = TransportState()
         self.max_in_flight = options.max_in_flight
@@ -90,7 +99,7 @@ class StreamTransport:
         self._tls = tls
         self._server_name = options.tls.server_name if options.tls is not None else None
         self._timeout_s = options.request_timeout_s
-        self._retry_s = retry_s
+        self._backoff = Backoff(options.retry_first_s, options.retry_max_s, JITTER, rng)
         self._connection: _Connection | None = None
         self._connected = trio.Event()
         self._sending = trio.Lock()  # in the order of the calls
@@ -109,7 +118,7 @@ class StreamTransport:
                 self._note(f"no answer within {self._timeout_s:g} s")
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, SegmentError) as e:
                 self._note(_reason(e))
-            await trio.sleep(self._retry_s)
+            await trio.sleep(self._backoff.next_s())
 
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the receiver has them on its disk."""
@@ -177,14 +186,15 @@ class StreamTransport:
                             expected=f"{connection.acked} to {connection.sent}", got=str(acked),
                         )  # fmt: skip
                     connection.acked = acked
+                    self._backoff.reset()  # not before: one that answers and takes nothing is no better than none
                     while connection.pending and connection.pending[0][0] <= connection.acked:
                         self._remember(connection.pending.popleft()[1])
                 self.state = replace(self.state, last_error=None)
                 connection.tell()
         finally:
             held, self._connection = self._connection, None
-            self._connected = trio.Event()
-            if held is not None:
+            if held is not None:  # else the event is not set, and those who wait for a connection wait for this one
+                self._connected = trio.Event()
                 self._failures += 1
                 held.is_broken = True
                 held.tell()

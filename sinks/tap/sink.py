@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import trio
@@ -94,8 +95,7 @@ class Tap:
 
     def __init__(self, options: TapOptions) -> None:
         self.name = options.title
-        self.state = TransportState(connected=True)
-        self.dropped = 0  # subscribers that were too slow
+        self.state = TransportState(connected=True, slow_subscribers=0)
         self._options = options
         self._subscribers: set[_Subscriber] = set()
         self._header: Parcel | None = None  # the last one, and the names behind it: what a subscriber begins with
@@ -183,7 +183,7 @@ class Tap:
             finally:
                 self._subscribers.discard(subscriber)
                 if subscriber.is_slow:
-                    self.dropped += 1
+                    self.state = replace(self.state, slow_subscribers=(self.state.slow_subscribers or 0) + 1)
                     logger.warning(
                         "a subscriber of the tap was too slow and is ended", extra={"fields": {"sink": self.name}}
                     )

@@ -87,7 +87,7 @@ async def test_a_slow_subscriber_is_ended_and_nobody_waits_for_it(tmp_path: Path
     async with tapped(tmp_path, subscriber_bytes=1 << 20) as tap:
         async with subscribed(tap, tmp_path) as slow:
             with trio.fail_after(10):
-                while not tap.dropped:
+                while not tap.state.slow_subscribers:
                     await deliver(tap, [large])
                     await trio.sleep(0)
                 while await slow.receive_some(1 << 20):
