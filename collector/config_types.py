@@ -3,14 +3,18 @@
 Importing this module imports pydantic (50 ms): the commands that only read an archive don't.
 """
 
+import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from collector.errors import UsageError
 from collector.tracefs.cpus import parse_cpu_list
 
-__all__ = ["GIB", "KIB", "MIB", "AtLeastOne", "Auto", "Cpus", "Names", "Section"]
+__all__ = [
+    "GIB", "KIB", "MIB", "AtLeastOne", "Auto", "Cpus", "Names", "Secret", "Section", "SinkSection", "looks_secret",
+]  # fmt: skip
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -54,3 +58,35 @@ Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(_t
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SinkSection(Section):
+    """What the configuration itself knows of the settings of a sink."""
+
+    def spool_path(self, archive: Path) -> Path | None:
+        """The folder that the sink writes to alone, where the archive is in that folder; None: it has none."""
+        return None
+
+
+class Secret(Section):
+    """Where a secret is. Somebody may write the secret itself there: no message shows the value."""
+
+    file: str | None = None  # its path
+    credential: str | None = None  # its name in $CREDENTIALS_DIRECTORY
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Secret":
+        if (self.file is None) == (self.credential is None):
+            raise ValueError("either file or credential")
+        if self.file is not None and (not self.file or "\0" in self.file):
+            raise ValueError("the path of a file")
+        if self.credential is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]+", self.credential):
+            raise ValueError("the name of a credential: letters, digits and _ . @ -")
+        return self
+
+
+def looks_secret(option: str) -> bool:
+    """Whether an option, of a library that has many, is one whose value is a secret, by its name."""
+    low = option.lower()
+    named = re.search(r"secret|passw|passphrase|token|key|pem|jaas|credential|sas(?!l)", low)
+    return named is not None and not low.endswith(("_id", "file", "location"))

@@ -13,8 +13,6 @@ from sinks.options import SinkCommon
 from sinks.runner import SinkRunner
 from sinks.spool import Spool, SpoolPolicy
 
-SPOOL_FOLDER = "spool"  # in the archive's folder: of the sinks that name none
-
 
 def assemble(
     all_options: Sequence[object],
@@ -60,10 +58,11 @@ def event_filters(all_options: Sequence[object]) -> list[tuple[str, ...]]:
 
 
 def spool_policy(options: SinkCommon, archive: Path) -> SpoolPolicy:
-    """Where a sink's spool is and how large it gets."""
-    own = options.spool_folder
+    """Where the spool of a sink that has one is, and how large it gets."""
+    folder = options.spool_path(archive)
+    assert folder is not None
     return SpoolPolicy(
-        folder=Path(own) if own is not None else archive / SPOOL_FOLDER / options.title,
+        folder=folder,
         max_bytes=options.spool_bytes,
         when_full=options.when_full,
         segment_age_s=options.repeat_interval_s,

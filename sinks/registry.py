@@ -35,6 +35,8 @@ def load_type(name: str) -> SinkType:
     try:
         return load()
     except ModuleNotFoundError as e:
+        if e.name is None or e.name.partition(".")[0] in ("collector", "sinks"):
+            raise  # no extra has it: what is installed is not whole
         raise ConfigError(
             f"sinks of type {name} need a library that is not installed",
             got=f"no module {e.name}",

@@ -7,32 +7,16 @@ A configuration is read by more people than a secret is, and is printed by `conf
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import model_validator
-
-from collector.config_types import Section
+from collector.config_types import Secret
 from collector.errors import ConfigError
+
+__all__ = ["MAX_SECRET_BYTES", "Secret", "read_secret"]
 
 # No password or key is larger; a wrong path to a huge file must not be read to its end.
 MAX_SECRET_BYTES = 64 * 1024
-
-
-class Secret(Section):
-    """Where a secret is."""
-
-    file: str | None = None  # its path
-    credential: str | None = None  # its name in $CREDENTIALS_DIRECTORY
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "Secret":
-        if (self.file is None) == (self.credential is None):
-            raise ValueError("either file or credential")
-        if self.credential is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]+", self.credential):
-            raise ValueError(f"the name of a credential, not {self.credential!r}")
-        return self
 
 
 def read_secret(secret: Secret, environ: Mapping[str, str] = os.environ) -> str:

@@ -142,7 +142,7 @@ def test_only_metrics_and_http_import_the_prometheus_client() -> None:
 
 def test_only_config_and_the_sinks_import_pydantic() -> None:
     users = {m for m in SOURCES if any(within(name, "pydantic") for name in imports(m))}
-    names = ("config", "config_models", "config_sinks", "config_trace", "config_types")
+    names = ("config", "config_models", "config_problems", "config_sinks", "config_trace", "config_types")
     configs = {f"collector.{name}" for name in names}
     assert {m for m in users if not within(m, "sinks")} == configs
 

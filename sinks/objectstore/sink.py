@@ -75,6 +75,10 @@ class ObjectStoreConfig(SinkCommon):
             raise ValueError("no tls.cert_file and tls.server_name: object stores know clients by their keys")
         return self
 
+    @property
+    def spools(self) -> bool:
+        return False  # the archive is its spool
+
 
 def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
     """Give obstore's store, without connecting.

@@ -112,6 +112,19 @@ def test_text_that_is_not_toml_names_its_line(text: str, line: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("x = " + "1" * 5000, "a number of too many digits"),
+        ("x = [{y = 0x" + "f" * 5000 + "}]", "a whole number of more than 64 bits"),
+        ("x = " + "[" * 5000 + "]" * 5000, "too many tables or arrays in one another"),
+    ],
+    ids=["decimal", "hexadecimal", "deep"],
+)
+def test_numbers_and_tables_that_toml_does_not_promise_are_refused(text: str, got: str) -> None:
+    assert problems_of(text) == [f"c.toml: expected TOML, got {got}"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "trace = 3",
