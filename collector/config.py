@@ -25,6 +25,7 @@ from collector.config_text import (
     Places,
     Problem,
     find_lines,
+    find_place,
     inherit_keys,
     overlay,
     parse_layer,
@@ -50,6 +51,12 @@ class LoadedConfig:
 
     config: Config
     places: Places
+
+    def place_of(self, *path: str) -> str:
+        """Where a setting, or the table that it would be in, stands, for messages; "default" for nowhere."""
+        if path[0] == "instances" and path not in self.places and (inherited := ("trace", *path[2:])) in self.places:
+            path = inherited
+        return str(find_place(self.places, path) or "default")
 
 
 def read_layers(paths: Sequence[Path]) -> list[Layer]:

@@ -10,14 +10,15 @@ from collector.config_text import split_listen
 from collector.config_trace import TraceConfig
 from collector.config_types import GIB, KIB, MIB, AtLeastOne, Auto, Section
 
-__all__ = ["ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "LogConfig", "config_keys"]
+__all__ = ["ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "LogConfig", "config_keys", "to_period"]
 
 MIN_PERIOD_S = 60  # segments shorter than that are mostly headers
 PERIODS = {"none": None, "hour": 3600, "day": 86400}  # {word: seconds}
 PERIOD_EXPECTED = f'"none", "hour", "day", or at least {MIN_PERIOD_S} seconds'
 
 
-def _to_period(value: object) -> object:
+def to_period(value: object) -> object:
+    """Give the seconds that a word stands for."""
     if isinstance(value, str) and value in PERIODS:
         return PERIODS[value]
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < MIN_PERIOD_S):
@@ -25,7 +26,7 @@ def _to_period(value: object) -> object:
     return value
 
 
-Period = Annotated[int | None, BeforeValidator(_to_period)]
+Period = Annotated[int | None, BeforeValidator(to_period)]
 
 
 class CaptureConfig(Section):

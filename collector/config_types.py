@@ -5,7 +5,7 @@ Importing this module imports pydantic (50 ms): the commands that only read an a
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ from collector.tracefs.cpus import parse_cpu_list
 
 __all__ = [
     "GIB", "KIB", "MIB", "AtLeastOne", "Auto", "Cpus", "Names", "Secret", "Section", "SinkSection", "looks_secret",
+    "none_if_auto", "to_cpus",
 ]  # fmt: skip
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -21,12 +22,13 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CPUS_EXPECTED = '"all", or CPUs such as "0-3,8"'
 
 
-def _none_if_auto(value: object) -> object:
+def none_if_auto(value: object) -> object:
     """TOML has no null: "auto" says that the program chooses."""
     return None if value == "auto" else value
 
 
-def _to_cpus(value: object) -> object:
+def to_cpus(value: object) -> object:
+    """Give the CPUs that a text lists; "all" is None."""
     if value == "all":
         return None
     if not isinstance(value, str):
@@ -50,10 +52,10 @@ def _check_cpus(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 
 AtLeastOne = Annotated[int, Field(ge=1)]
-Auto = BeforeValidator(_none_if_auto)
+Auto = BeforeValidator(none_if_auto)
 # TOML gives lists; frozen models hold tuples. Only the container is converted, never an item.
 Names = Annotated[tuple[str, ...], Field(strict=False)]
-Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(_to_cpus), AfterValidator(_check_cpus)]
+Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(to_cpus), AfterValidator(_check_cpus)]
 
 
 class Section(BaseModel):
@@ -62,6 +64,8 @@ class Section(BaseModel):
 
 class SinkSection(Section):
     """What the configuration itself knows of the settings of a sink."""
+
+    not_here: ClassVar[tuple[str, ...]] = ()  # settings of other sinks that this type refuses
 
     def spool_path(self, archive: Path) -> Path | None:
         """The folder that the sink writes to alone, where the archive is in that folder; None: it has none."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from collector.archive.records import MapSource
+from collector.errors import CollectorError, raise_all
 from sinks import registry
 from sinks.base import SegmentContext, SinkContext, Transport
 from sinks.delivery import InThread, NetworkRunner
@@ -30,13 +31,15 @@ def assemble(
       maps: names for the blocks, safe to use from several threads.
       make_thread: starts a thread of that name.
     Raises:
-      ConfigError: a secret or a certificate cannot be used.
+      ConfigError: or a group of them; a secret or a certificate cannot be used.
     """
     routes, followers = [], []
     filters = event_filters(all_options)
-    for options in all_options:
+    built = registry.build_all(all_options, about)
+    raise_all([made for made in built if isinstance(made, CollectorError)])
+    for options, made in zip(all_options, built, strict=True):
         assert isinstance(options, SinkCommon)
-        made = registry.load_type(options.type).build(options, about)
+        assert not isinstance(made, CollectorError)
         if not isinstance(made, Transport):
             followers.append(made)
             continue

@@ -3,7 +3,7 @@
     password = { file = "/etc/ftrace-collector/password" }
     password = { credential = "forward-password" }         # LoadCredential= of the unit
 
-A configuration is read by more people than a secret is, and is printed by `config show`.
+A configuration is read by more people than a secret is, and `config show` prints it: where a secret is, never what.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import obstore.store
@@ -33,6 +33,8 @@ _NO_SECRETS = ("access_key_id", "sse_kms_key_id", "sse_bucket_key_enabled", "tok
 
 class ObjectStoreConfig(SinkCommon):
     """The settings of a sink of type objectstore."""
+
+    not_here: ClassVar[tuple[str, ...]] = _NOT_HERE
 
     type: Literal["objectstore"]
     url: str  # s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, file:///FOLDER
