@@ -116,6 +116,7 @@ def find_lines(text: str) -> dict[tuple[str, ...], int]:
             array = (*_with_positions(outer, counts), name)
             table = (*array, str(counts.get(array, 0)))
             counts[array] = counts.get(array, 0) + 1
+            lines.setdefault(array, number)
             lines.setdefault(table, number)
         elif header := re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line):
             table = _with_positions(_split_key(header[1]), counts)

@@ -7,13 +7,13 @@ A configuration is read by more people than a secret is, and `config show` print
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from collector.config_types import Secret
 from collector.errors import ConfigError
 
-__all__ = ["MAX_SECRET_BYTES", "Secret", "read_secret"]
+__all__ = ["MAX_SECRET_BYTES", "Secret", "mask", "read_secret"]
 
 # No password or key is larger; a wrong path to a huge file must not be read to its end.
 MAX_SECRET_BYTES = 64 * 1024
@@ -57,3 +57,10 @@ def _path_of(secret: Secret, environ: Mapping[str, str]) -> Path:
             hint=f"add LoadCredential={secret.credential}:PATH to the unit, or name a file",
         )
     return Path(folder) / secret.credential
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Take secrets out of what a library says of its settings."""
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, "***")
+    return text

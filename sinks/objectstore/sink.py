@@ -16,7 +16,7 @@ from sinks.objectstore.store import Store, explain
 from sinks.objectstore.uploader import Place, Uploader
 from sinks.options import Seconds, SinkCommon, SinkType
 from sinks.retry import Backoff
-from sinks.secrets import Secret, read_secret
+from sinks.secrets import Secret, mask, read_secret
 from sinks.tls import TlsConfig, build_context
 
 SCHEMES = ("s3", "gs", "az", "file")
@@ -88,8 +88,8 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
     Raises:
       ConfigError: a secret or a certificate cannot be used, or obstore refuses an option.
     """
-    settings: dict[str, Any] = {**config.options}
-    settings |= {name: read_secret(of) for name, of in config.secret_options.items()}
+    secrets = {name: read_secret(of) for name, of in config.secret_options.items()}
+    settings: dict[str, Any] = {**config.options, **secrets}
     if urlsplit(config.url).scheme == "file":
         settings["mkdir"] = True
     else:
@@ -109,10 +109,10 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
         return obstore.store.from_url(config.url, **settings)
     except (BaseError, ValueError, TypeError, OSError) as e:
         raise ConfigError(
-            f"the object store cannot be used: {explain(e)}",
+            f"the object store cannot be used: {mask(explain(e), secrets.values())}",
             where=f"sink {config.title}",
             hint="see url, options and secret_options of [[sinks]]",
-        ) from e
+        ) from (None if secrets else e)  # its text may quote a secret
 
 
 def endpoint_of(config: ObjectStoreConfig) -> str:

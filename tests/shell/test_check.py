@@ -71,6 +71,34 @@ options = { endpiont = "http://127.0.0.1:9000", region = "x" }
     assert [bool(re.match(pattern, line)) for pattern, line in zip(wanted, lines, strict=True)] == [True] * 4, lines
 
 
+def test_what_a_library_says_of_a_secret_is_masked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text("hunter2")
+    path = write(tmp_path, f"""\
+[[sinks]]
+type = "objectstore"
+url = "s3://bucket"
+secret_options = {{ skip_signature = {{ file = "{tmp_path}/key" }} }}
+[[sinks]]
+type = "kafka"
+brokers = ["127.0.0.1:9092"]
+secret_options = {{ retries = {{ file = "{tmp_path}/key" }} }}
+""")  # fmt: skip
+    code, _, err = check(path, capsys)
+    assert (code, err.count("\n")) == (EXIT_CONFIG, 3)
+    assert 'failed to parse "***" as boolean' in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("name", ["default.topic.config", "on_delivery", "logger", "delivery.report.only.error"])
+def test_what_the_kafka_library_takes_as_objects_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, f'[[sinks]]\ntype = "kafka"\nbrokers = ["h:1"]\noptions = {{ "{name}" = "x" }}\n')
+    code, _, err = check(path, capsys)
+    assert code == EXIT_CONFIG
+    assert f"c.toml:4: sinks[0].options: expected no {name}: the sink depends on its own value" in err
+
+
 def test_the_start_says_all_of_it_too(tmp_path: Path, recorded_case: Callable[[str], Path]) -> None:
     path = write(tmp_path, f"""\
 [archive]
