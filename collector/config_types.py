@@ -13,8 +13,8 @@ from collector.errors import UsageError
 from collector.tracefs.cpus import parse_cpu_list
 
 __all__ = [
-    "GIB", "KIB", "MIB", "AtLeastOne", "Auto", "Cpus", "Names", "Secret", "Section", "SinkSection", "looks_secret",
-    "none_if_auto", "to_cpus",
+    "GIB", "KIB", "MIB", "AtLeastOne", "Auto", "Cpus", "FilePath", "Names", "Secret", "Section", "SinkSection",
+    "looks_secret", "none_if_auto", "to_cpus",
 ]  # fmt: skip
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -58,6 +58,15 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Cpus = Annotated[tuple[int, ...] | None, Field(strict=False), BeforeValidator(to_cpus), AfterValidator(_check_cpus)]
 
 
+def _check_path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("the path of a file")
+    return value
+
+
+FilePath = Annotated[str, AfterValidator(_check_path)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -75,15 +84,13 @@ class SinkSection(Section):
 class Secret(Section):
     """Where a secret is. Somebody may write the secret itself there: no message shows the value."""
 
-    file: str | None = None  # its path
+    file: FilePath | None = None  # its path
     credential: str | None = None  # its name in $CREDENTIALS_DIRECTORY
 
     @model_validator(mode="after")
     def _one_place(self) -> "Secret":
         if (self.file is None) == (self.credential is None):
             raise ValueError("either file or credential")
-        if self.file is not None and (not self.file or "\0" in self.file):
-            raise ValueError("the path of a file")
         if self.credential is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]+", self.credential):
             raise ValueError("the name of a credential: letters, digits and _ . @ -")
         return self
