@@ -138,7 +138,7 @@ def load_layers(
         assert isinstance(nested, dict)
         overlay(merged, nested)
         places[override.key] = Place(override.option, None)
-    inherit_keys(merged, overrides)
+    inherited = inherit_keys(merged, overrides)
     sinks, sink_errors, models = validate_sinks(merged.pop("sinks", []), sink_models or {})
     files = layers[-1].where if layers else "command line"
     problems += [describe(error, places, files, models) for error in sink_errors]
@@ -149,8 +149,7 @@ def load_layers(
             problems += [describe(error, places, files, models) for error in spool_errors]
     except ValidationError as e:
         # An instance has all of [trace] in it, and says what is wrong there too.
-        in_instances = merged.get("instances")
-        errors = [x for x in e.errors(include_url=False) if not (in_instances and x["loc"][:1] == ("trace",))]
+        errors = [x for x in e.errors(include_url=False) if not (inherited and x["loc"][:1] == ("trace",))]
         problems += dict.fromkeys(describe(error, places, files, {}) for error in errors)
     if problems:
         raise InvalidConfigError(problems)

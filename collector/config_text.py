@@ -87,17 +87,21 @@ def split_listen(listen: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def inherit_keys(merged: dict[str, Any], overrides: Sequence[Override]) -> None:
-    """Give each of [[instances]] the keys of [trace] that it doesn't have itself; the command line goes before both."""
+def inherit_keys(merged: dict[str, Any], overrides: Sequence[Override]) -> bool:
+    """Give each of [[instances]] the keys of [trace] that it doesn't have itself; the command line goes before both.
+
+    Gives whether there are instances that now have all of [trace].
+    """
     tables = merged.get("instances")
     shared = merged.get("trace", {})
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in [shared, *tables]) or not tables:
-        return
+        return False
     given = {override.key[1] for override in overrides if override.key[:1] == ("trace",)} - {"instance"}
     merged["instances"] = [
         {**shared, **{key: value for key, value in table.items() if key not in given}} for table in tables
     ]
     merged["trace"] = merged["instances"][0]
+    return True
 
 
 def find_lines(text: str) -> dict[tuple[str, ...], int]:
