@@ -236,8 +236,10 @@ class KafkaSink:
         channel.close()
 
     def _check_properties(self) -> None:
+        # Without brokers: an idempotent producer would connect to them at once.
+        properties = {name: value for name, value in self._properties.items() if name != "bootstrap.servers"}
         try:
-            Producer({**self._properties, "logger": SILENT})
+            Producer({**properties, "logger": SILENT})
         except KafkaException as e:
             raise ConfigError(
                 f"librdkafka refuses the settings: {describe(e)}",
