@@ -564,12 +564,21 @@ class Spool:
     # ---- acknowledged
 
     def acknowledge(self, position: Position, rejected: Sequence[Position]) -> None:
-        """Write the cursor, and remove the segments before it."""
+        """Keep what was rejected, write the cursor, and remove the segments before it."""
         refused = {place.segment for place in rejected}
         for stored in self._segments:
             stored.rejected |= stored.ident in refused
         self._acked = max(self._acked, position)
         at = next((stored for stored in self._segments if stored.ident == self._acked.segment), None)
+        gone = []  # acknowledged as a whole
+        while self._segments and self._is_acked(self._segments[0]):
+            if self._writer is not None and len(self._segments) == 1:
+                break
+            gone.append(self._segments.popleft())
+        for stored in gone:
+            self._sealed_bytes -= stored.size_bytes
+            if stored.rejected:
+                self._keep_rejected(stored)  # first: what is before the cursor is removed by the next start
         if at is not None:
             name = at.path.name.removesuffix(".part")
             cursor = Cursor(name, self._acked.offset)
@@ -580,14 +589,8 @@ class Spool:
                 except OSError as e:
                     # The next one may succeed; until then a restart would send more again than it need.
                     logger.warning("cannot write a spool's cursor", extra={"fields": {"error": str(e)}})
-        while self._segments and self._is_acked(self._segments[0]):
-            if self._writer is not None and len(self._segments) == 1:
-                break
-            stored = self._segments.popleft()
-            self._sealed_bytes -= stored.size_bytes
-            if stored.rejected:
-                self._keep_rejected(stored)
-            else:
+        for stored in gone:
+            if not stored.rejected:
                 _remove(stored.path)
         self._note_state()
 
@@ -599,6 +602,7 @@ class Spool:
         try:
             disk.make_folder(folder)
             disk.rename(stored.path, folder / stored.path.name)
+            disk.fsync_folder(folder)
         except OSError as e:
             logger.error("cannot keep a segment with rejected blocks",
                          extra={"fields": {"path": str(stored.path), "error": str(e)}})  # fmt: skip
