@@ -14,15 +14,13 @@ DURABLE_WHEN_KILLED = {"written": "durable"}
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_killed])
 def test_a_writer_that_is_killed_at_any_step_loses_nothing_durable(name: str, place: Path) -> None:
-    case, kinds = CASES[name], set[str]()
-    at, torn, killed = 0, True, True
+    case, killed, at, last = CASES[name], True, 0, ""
     while killed:
-        at, torn = (at, True) if not torn else (at + 1, False)
+        # Behind a write that was about to begin comes the same one in its middle.
+        at, torn = (at, True) if last in WRITES else (at + 1, False)
         root = prepare(case, place / f"{at}{' torn' if torn else ''}")
         said, steps, killed = in_a_child(case, root, at, torn)
-        kinds.update(steps)
-        if torn and steps[-1] not in WRITES:
-            continue
+        last = "" if torn else steps[-1]
         said = [(DURABLE_WHEN_KILLED.get(what, what), value) for what, value in said]
         assert look(case, said, root, go_on=True) == [], f"killed at step {at}, {steps[-1]}"
-    assert {"fsync_folder"} < kinds
+    assert at > 3
