@@ -35,11 +35,12 @@ class Rejected:
         self._files.extend((path, path.stat().st_size) for path in sorted(paths))
 
     def keep(self, path: Path, size_bytes: int) -> None:
-        """Move a segment here; one that can't be moved stays where it is, and is sent again by the next run."""
+        """Move a segment here, durably; one that can't be moved stays where it is."""
         kept = self._folder / path.name
         try:
             disk.make_folder(self._folder)
             disk.rename(path, kept)
+            disk.fsync_folder(self._folder)
         except OSError as e:
             logger.error("cannot keep a segment with rejected blocks",
                          extra={"fields": {"path": str(path), "error": str(e)}})  # fmt: skip

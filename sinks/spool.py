@@ -428,12 +428,21 @@ class Spool:
     # ---- acknowledged
 
     def acknowledge(self, position: Position, rejected: Sequence[Position]) -> None:
-        """Write the cursor, and remove the segments before it."""
+        """Keep what was rejected, write the cursor, and remove the segments before it."""
         refused = {place.segment for place in rejected}
         for stored in self._segments:
             stored.rejected |= stored.ident in refused
         self._acked = max(self._acked, position)
         at = next((stored for stored in self._segments if stored.ident == self._acked.segment), None)
+        gone = []  # acknowledged as a whole
+        while self._segments and self._is_acked(self._segments[0]):
+            if self._writer is not None and len(self._segments) == 1:
+                break
+            gone.append(self._segments.popleft())
+        for stored in gone:
+            self._sealed_bytes -= stored.size_bytes
+            if stored.rejected:  # first of all: what is before the cursor is removed by the next start
+                self._rejected.keep(stored.path, stored.size_bytes)
         if at is not None:
             name = at.path.name.removesuffix(".part")
             cursor = Cursor(name, self._acked.offset)
@@ -444,14 +453,8 @@ class Spool:
                 except OSError as e:
                     # The next one may succeed; until then a restart would send more again than it need.
                     logger.warning("cannot write a spool's cursor", extra={"fields": {"error": str(e)}})
-        while self._segments and self._is_acked(self._segments[0]):
-            if self._writer is not None and len(self._segments) == 1:
-                break
-            stored = self._segments.popleft()
-            self._sealed_bytes -= stored.size_bytes
-            if stored.rejected:
-                self._rejected.keep(stored.path, stored.size_bytes)
-            else:
+        for stored in gone:
+            if not stored.rejected:
                 remove(stored.path)
         self._note_state()
 

@@ -29,6 +29,7 @@ PURE = {
     "sinks.retry",
     "sinks.forward.chunks", "sinks.forward.protocol", "sinks.forward.records",
     "sinks.objectstore.manifest", "sinks.objectstore.names",
+    "sinks.stream.checks",
     "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}

@@ -141,7 +141,8 @@ class SegmentWriter(RecordWriter):
         self._doubtful = False  # a sync failed: what was not synced before it may be on the disk, or not
         self._fd = -1
         try:
-            disk.make_folder(folder)
+            if not folder.is_dir():
+                disk.make_folder(folder)
             self._fd = disk.create(self.path)
         except FileExistsError as e:
             raise ArchiveError("a segment of this name is open already", where=str(self.path), hint="recover it") from e

@@ -4,6 +4,7 @@ All methods block; one at a time is called, in a thread. What is taken is durabl
 """
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -18,14 +19,17 @@ from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.objects import END, open_object, parse_format, parse_object
 from collector.archive.reader import open_segment
-from collector.archive.recover import recover_folder
-from collector.archive.segment import SUFFIX, SegmentWriter, disk_error
+from collector.archive.recover import FAILED, recover_folder
+from collector.archive.segment import SUFFIX, SegmentWriter, disk_error, start_ns_of
 from collector.archive.tally import RECOVERED
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.batch import Block, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
 from sinks.base import Parcel
+from sinks.stream.checks import check_counts, check_time, check_totals
 from sinks.stream.seen import Seen
+
+logger = logging.getLogger(__name__)
 
 # Every segment has them again; a sender whose names fill more than this is not sane.
 MAX_NAMES_BYTES = 128 << 20
@@ -34,11 +38,7 @@ MAX_NAMES_BYTES = 128 << 20
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_FORMAT_BYTES = 1 << 20  # of one, decompressed; the kernel's are a page at most
 
-# What no kernel counts to, for sums of larger numbers would fit no footer; and what no machine has.
-MAX_COUNT = 1 << 40  # of one block or gap
-MAX_TOTAL = 1 << 58
-MAX_STREAMS = 1 << 15  # of a run
-
+MAX_STREAMS = 1 << 15  # of a run; no machine has more
 # The index of a segment is in memory until it is sealed; records that are nearly empty make much of it.
 MAX_SEGMENT_RECORDS = 1 << 18
 
@@ -93,7 +93,9 @@ class HostArchive:
         self._writer: SegmentWriter | None = None
         self._written: set[bytes] = set()  # ids of the objects that the open segment has
         self._opened_s = 0.0
+        self._goes_on = False  # the run, behind its last sealed segment
         self._number = 0
+        self._newest_ns = 0  # wall time in the name of the newest segment
         self._opening: dict[StreamId, Totals] | None = None  # None: as the sender says
         self._samples: dict[StreamId, Mapping[str, Any]] = {}  # {stream: totals} of the last sample
         self._seen: dict[StreamKey, Seen] = {}
@@ -106,8 +108,9 @@ class HostArchive:
         except OSError as e:
             raise disk_error(folder, e, "use the folder") from e
         try:
-            recover_folder(folder, holds_lock=True)
+            self._recover()
             self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
+            self._newest_ns = max((start_ns_of(path) or 0 for path in self._sizes), default=0)
         except BaseException:
             self._lock.close()
             raise
@@ -143,12 +146,26 @@ class HostArchive:
     def close(self) -> None:
         """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
         try:
-            self._seal(RECOVERED)
+            self._cut_run()
         finally:
             if self._writer is not None:
                 self._writer.abandon()  # the next start recovers it
                 self._writer = None
             self._lock.close()
+
+    def _recover(self) -> None:
+        """Seal what a crash left open.
+
+        Up to the first damage: the sender has what comes behind it, and sends it again, in order.
+
+        Raises:
+          ArchiveFullError: it cannot be sealed; what it has would be taken twice.
+        """
+        for found in recover_folder(self.folder, holds_lock=True, up_to_damage=True):
+            if found.reason.startswith(FAILED):
+                raise ArchiveFullError("a segment that a crash left open cannot be sealed", where=str(found.path),
+                                       got=found.reason, hint="see to the filesystem")  # fmt: skip
+            logger.warning("repaired a sender's segment that was not sealed", extra={"fields": {"what": str(found)}})
 
     def _take(self, parcel: Parcel) -> None:
         if parcel.kind == Kind.HEADER:
@@ -167,10 +184,10 @@ class HostArchive:
         self._note_stream(parcel.stream)
         body = unpack(parcel.body, parcel.kind.name.lower())
         if parcel.kind == Kind.SAMPLE:
-            _check_totals(parse_sample(parcel.body).totals)
+            check_totals(parse_sample(parcel.body).totals)
             self._samples[(parcel.stream.instance, parcel.stream.cpu)] = body["totals"]
         if parcel.kind == Kind.GAP:
-            _check_counts(parse_gap(parcel.body).count or 0)
+            check_counts(parse_gap(parcel.body).count or 0)
             key = _hash(parcel.body)
             if key in self._gaps:
                 return  # it would count the loss twice
@@ -194,14 +211,15 @@ class HostArchive:
     def _begin(self, parcel: Parcel) -> None:
         """A header: the same run goes on, with all names again, or another run begins."""
         header = parse_header(parcel.body)
+        check_time(header.created_ns)
         for totals in header.opening.values():
-            _check_totals(totals)
+            check_totals(totals)
         if len(header.streams) > MAX_STREAMS:
             raise SegmentError(
                 "too many streams", expected=f"at most {MAX_STREAMS} a run", got=str(len(header.streams))
             )
         if self._header is None or header.run != self._header.run:
-            self._seal(RECOVERED)
+            self._cut_run()
             self._number, self._opening = 0, None
             self._samples.clear()
             self._seen.clear()
@@ -216,11 +234,15 @@ class HostArchive:
 
     def _read_earlier(self, run: bytes) -> None:
         """What the folder has of a run already: block numbers, and the totals to go on from."""
-        for path in [path for path in self._sizes if f"Z-{run.hex()[:8]}-" in path.name]:
+        removed: dict[StreamId, Totals] = {}  # what was here before the first segment, and went to make room
+        paths = [path for path in self._sizes if f"Z-{run.hex()[:8]}-" in path.name]
+        for path in paths:
             try:
                 with open_segment(path) as segment:
                     if segment.run != run or segment.footer is None:
                         continue
+                    if path == paths[0] and segment.footer.segment:
+                        removed = {of.stream: of.opening for of in segment.footer.streams if of.opening.blocks}
                     self._number = max(self._number, segment.footer.segment + 1)
                     self._opening = {of.stream: of.closing for of in segment.footer.streams}
                     for place in segment.places:
@@ -230,6 +252,8 @@ class HostArchive:
                             self._note_gap(_hash(bytes(found.body)))
             except (SegmentError, OSError):
                 continue  # for `verify` to tell; its blocks are taken again
+        for stream, totals in removed.items():
+            self._seen.setdefault(StreamKey(run, *stream), Seen()).fill_before(totals.blocks)
 
     def _take_object(self, body: bytes) -> None:
         key, kind, data = open_object(body)
@@ -270,7 +294,7 @@ class HostArchive:
             return
         self._note_stream(stream)
         head = parse_block(parcel.body)
-        _check_counts(head.entries, head.raw_bytes, *(gap.lost or 0 for gap in head.gaps))
+        check_counts(head.entries, head.raw_bytes, *(gap.lost or 0 for gap in head.gaps))
         self._ready().write_block(
             Block(
                 stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
@@ -287,11 +311,14 @@ class HostArchive:
     def _ready(self) -> SegmentWriter:
         if self._writer is None:
             header = {**self._header_map, "segment": self._number}
+            # A sender begins with an older header again; names sort in the order of writing all the same.
+            header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
             if self._opening is not None:
                 header["streams"] = [list(key) for key in self._opening]
                 header["opening"] = [build_totals(totals) for totals in self._opening.values()]
             writer = SegmentWriter.create(self.folder, header)
             self._writer = writer
+            self._newest_ns = header["created_ns"]
             self._number += 1
             self._opened_s = time.monotonic()
             self._records = 0
@@ -299,6 +326,12 @@ class HostArchive:
             for key, body in self._objects.items():
                 self._write_object(writer, key, body)
         return self._writer
+
+    def _cut_run(self) -> None:
+        """End the run's segments so that they say that the rest is not known."""
+        if self._goes_on:
+            self._ready()
+        self._seal(RECOVERED)
 
     def _seal(self, reason: str, *, last: bool = False) -> None:
         if self._writer is None:
@@ -308,6 +341,7 @@ class HostArchive:
         size_bytes = self._writer.size_bytes
         self._opening = self._writer.closing
         self._writer = None
+        self._goes_on = not last and reason != RECOVERED
         self._sizes[path] = size_bytes
         self._retain()
 
@@ -317,6 +351,7 @@ class HostArchive:
             path = next(iter(self._sizes))
             try:
                 disk.unlink(path)
+                disk.fsync_folder(self.folder)  # else a crash could bring it back without the one that goes next
             except OSError as e:
                 raise disk_error(path, e, "remove the oldest segment") from e
             del self._sizes[path]
@@ -335,21 +370,6 @@ class HostArchive:
 
 def _hash(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
-
-
-def _check_counts(*counts: int) -> None:
-    if max(counts) > MAX_COUNT:
-        raise SegmentError("a count that no kernel comes to", expected=f"at most {MAX_COUNT}", got=str(max(counts)))
-
-
-def _check_totals(of: Totals) -> None:
-    most = max(
-        of.blocks, of.events, of.raw_bytes, of.gaps, of.gap_known_events, of.unknown_gaps, of.pages, of.overrun,
-        of.dropped, of.commit_overrun, of.read, of.entries, of.left_in_kernel, of.residual or 0,
-        *of.skipped.values(), *of.decode_errors.values(),
-    )  # fmt: skip
-    if most > MAX_TOTAL:
-        raise SegmentError("totals that no kernel comes to", expected=f"at most {MAX_TOTAL}", got=str(most))
 
 
 class _Names:
