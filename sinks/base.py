@@ -84,6 +84,7 @@ class TransportState:
     connected: bool = False
     last_error: str | None = None  # why not, or why the last batch was not taken
     certificate_not_after_s: float | None = None  # wall time at which the server's certificate ends
+    acknowledged: int = 0  # parts of batches: while it grows, a batch that takes long is not given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Transport(Protocol):
     state: TransportState
     max_in_flight: int  # batches that may be on their way at once
     batch_bytes: int  # bodies of one batch together, unless one alone is larger
+    batch_events: float  # entries of one batch together, unless one block alone has more; math.inf: any number
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold connections until cancelled; started at once, also while no receiver is there."""

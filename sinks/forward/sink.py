@@ -6,6 +6,7 @@ a connection ends is not delivered: the runner sends it again. See docs/forward.
 
 import base64
 import logging
+import math
 import random
 import secrets
 import ssl
@@ -34,9 +35,11 @@ from sinks.tls import TlsConfig, build_context
 logger = logging.getLogger(__name__)
 
 JITTER = 0.5
-TURN_FACTOR = 2.0  # of request_timeout_s, for those before a batch to be sent
 # Bodies of one batch: a compressed block makes rows of ten to a hundred times its size.
 RECORDS_BATCH_BYTES = 256 * KIB
+# A row has 120 bytes and more: a batch is four chunks or some more. One that fails is sent again as a whole.
+RECORDS_BATCH_CHUNKS = 4
+ROW_BYTES = 120
 BLOCKS_BATCH_BYTES = MIB
 
 
@@ -133,7 +136,10 @@ class ForwardTransport:
         self._failed_last: Address | None = None
         self._blocks = BlockBuilder() if options.payload == "blocks" else None
         self._builder: Builder = self._blocks or RecordBuilder(options.chunk_bytes)
-        self.batch_bytes = BLOCKS_BATCH_BYTES if self._blocks is not None else RECORDS_BATCH_BYTES
+        self.batch_bytes, self.batch_events = BLOCKS_BATCH_BYTES, math.inf
+        if self._blocks is None:
+            self.batch_bytes = RECORDS_BATCH_BYTES
+            self.batch_events = RECORDS_BATCH_CHUNKS * options.chunk_bytes / ROW_BYTES
         self._taught: Address | None = None  # the server that has this epoch's beginning
         self._turn = trio.StrictFIFOLock()  # chunks go out in the order of the calls
         self._connection: Connection | None = None
@@ -165,8 +171,9 @@ class ForwardTransport:
         for address in self._in_order():
             try:
                 return await connect(
-                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s
-                )
+                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s,
+                    self._options.request_timeout_s,
+                )  # fmt: skip
             except ConnectionFailed as e:
                 self._failed_last = address
                 self._note(str(e))
@@ -186,10 +193,11 @@ class ForwardTransport:
         """Send on a connection until it ends."""
         self._connection = connection
         # What was wrong stays to be seen until something has come through.
-        self.state = TransportState(True, self.state.last_error, connection.certificate_not_after_s)
+        ends_s = connection.certificate_not_after_s
+        self.state = replace(self.state, connected=True, certificate_not_after_s=ends_s)
         self._wake()
         try:
-            await connection.serve()
+            await connection.serve(self._count_ack)
         except ConnectionFailed as e:
             self._failed_last = connection.address
             self._note(str(e))
@@ -198,25 +206,27 @@ class ForwardTransport:
             self._connection = None
             self.state = replace(self.state, connected=False)
 
-    async def _usable(self, timeout_s: float) -> Connection:
-        """The connection; waits for one.
+    def _count_ack(self) -> None:
+        self.state = replace(self.state, acknowledged=self.state.acknowledged + 1)
 
+    async def _usable(self, failures: int) -> Connection:
+        """The connection; waits for one, as long as the one before it and the tries to connect take.
+
+        Args:
+          failures: there were so many when the delivery began.
         Raises:
-          ConnectionFailed: there is none, and another try has failed or takes too long.
+          ConnectionFailed: something has failed since, or there is none and another try has failed.
         """
-        failures = self._failures
-        deadline_s = trio.current_time() + timeout_s
         self._wanted.set()
         while True:
+            if failures != self._failures:
+                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
             connection = self._connection
             if connection is not None and connection.is_usable:
                 if not self._is_old(connection):
                     return connection
                 connection.retire()
-            with trio.move_on_at(deadline_s) as scope:
-                await self._changed.wait()
-            if scope.cancelled_caught or failures != self._failures:
-                raise ConnectionFailed(self.state.last_error or "no connection in time")
+            await self._changed.wait()
 
     def _is_old(self, connection: Connection) -> bool:
         age_s = trio.current_time() - connection.opened_s
@@ -240,22 +250,14 @@ class ForwardTransport:
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the server has acknowledged all.
 
-        What has a deadline is each message, not the batch: a slow server makes progress.
+        What has a deadline is each message, not the batch nor those before it: a slow server makes progress.
         """
         answer = Delivery.ERRORED
         failures = self._failures
-        timeout_s = self._options.request_timeout_s
         try:
-            try:
-                with trio.fail_after(timeout_s * TURN_FACTOR):
-                    await self._turn.acquire()
-            except trio.TooSlowError:
-                raise ConnectionFailed("the batches before this one were not sent in time") from None
-            try:
-                sent = await self._send(parcels, failures, timeout_s)
-            finally:
-                self._turn.release()
-            await _wait_acked(sent, timeout_s)
+            async with self._turn:
+                sent = await self._send(parcels, failures)
+            await _wait_acked(sent)
             answer = Delivery.DELIVERED
             self.state = replace(self.state, last_error=None)
         except ConnectionFailed as e:
@@ -265,10 +267,10 @@ class ForwardTransport:
             answer = Delivery.REJECTED
         finally:
             if answer is not Delivery.DELIVERED:
-                self._failures += 1
+                self._fail()
         return answer
 
-    async def _send(self, parcels: Sequence[Parcel], failures: int, timeout_s: float) -> list[_Sent]:
+    async def _send(self, parcels: Sequence[Parcel], failures: int) -> list[_Sent]:
         """Put chunks on the wire; gives them.
 
         Raises:
@@ -281,15 +283,13 @@ class ForwardTransport:
         rows = chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels)
         chunks = gather(rows, self._options.chunk_bytes)
         while (chunk := await self._next(chunks)) is not None:
-            connection = await self._usable(timeout_s)
-            if failures != self._failures:
-                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
+            connection = await self._usable(failures)
             if connection.address != self._taught:
                 again = gather((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
                 while (part := await self._next(again)) is not None:
-                    sent.append(_Sent(connection, await connection.send(*part, timeout_s)))
+                    sent.append(_Sent(connection, await connection.send(*part)))
                 self._taught = connection.address
-            sent.append(_Sent(connection, await connection.send(*chunk, timeout_s)))
+            sent.append(_Sent(connection, await connection.send(*chunk)))
             if not connection.stays:
                 connection.retire()
         return sent
@@ -313,19 +313,16 @@ class ForwardTransport:
         return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
 
 
-async def _wait_acked(sent: Sequence[_Sent], timeout_s: float) -> None:
-    """Wait until all are acknowledged.
+async def _wait_acked(sent: Sequence[_Sent]) -> None:
+    """Wait until all are acknowledged; the connection sees to the time.
 
-    Args:
-      timeout_s: from one acknowledgement to the next.
     Raises:
-      ConnectionFailed: one did not come.
+      ConnectionFailed: one was not.
     """
     for one in sent:
-        with trio.move_on_after(timeout_s):
-            await one.chunk.done.wait()
+        await one.chunk.done.wait()
         if not one.chunk.is_acked:
-            raise one.connection.fail(f"no acknowledgement within {timeout_s:g} s")
+            raise one.connection.fail("the connection has ended")
 
 
 def _build(options: ForwardOptions, context: SinkContext) -> ForwardTransport:
