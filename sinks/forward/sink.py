@@ -133,7 +133,7 @@ class ForwardTransport:
         self._tls, self._credentials, self._rng = tls, credentials, rng
         self._server_name = options.tls.server_name if options.tls is not None else None
         self._addresses = [Address(s.host or "", s.port, s.path or "", s.weight) for s in options.servers]
-        self._failed_last: Address | None = None
+        self._useless: set[Address] = set()  # whose last connection took nothing; until one takes something
         self._blocks = BlockBuilder() if options.payload == "blocks" else None
         self._builder: Builder = self._blocks or RecordBuilder(options.chunk_bytes)
         self.batch_bytes, self.batch_events = BLOCKS_BATCH_BYTES, math.inf
@@ -159,7 +159,7 @@ class ForwardTransport:
             connection = await self._connect_any()
             if connection is not None:
                 await self._use(connection)
-                if connection.acked:
+                if connection.acked or connection.failure is None:
                     backoff.reset()
                     continue
             self._wanted = trio.Event()
@@ -175,17 +175,19 @@ class ForwardTransport:
                     self._options.request_timeout_s,
                 )  # fmt: skip
             except ConnectionFailed as e:
-                self._failed_last = address
                 self._note(str(e))
         self._fail()
         return None
 
     def _in_order(self) -> list[Address]:
-        """All servers: by chance, a larger weight sooner; then those without weight; then the one that failed last."""
+        """All servers: by chance, a larger weight sooner; then those without weight.
+
+        Those that let us connect but take nothing come behind all others, else no other would ever be tried.
+        """
 
         def place(address: Address) -> tuple[bool, bool, float]:
             chance = self._rng() ** (1 / address.weight) if address.weight else self._rng()
-            return address == self._failed_last, address.weight == 0, -chance
+            return address in self._useless, address.weight == 0, -chance
 
         return sorted(self._addresses, key=place)
 
@@ -199,7 +201,10 @@ class ForwardTransport:
         try:
             await connection.serve(self._count_ack)
         except ConnectionFailed as e:
-            self._failed_last = connection.address
+            if not connection.acked:
+                self._useless.add(connection.address)
+                if self._useless.issuperset(self._addresses):
+                    self._useless.clear()  # from the first one again
             self._note(str(e))
             self._fail()
         finally:
@@ -207,6 +212,7 @@ class ForwardTransport:
             self.state = replace(self.state, connected=False)
 
     def _count_ack(self) -> None:
+        self._useless.clear()
         self.state = replace(self.state, acknowledged=self.state.acknowledged + 1)
 
     async def _usable(self, failures: int) -> Connection:

@@ -143,6 +143,61 @@ def test_servers_are_chosen_by_weight(weights: tuple[int, int]) -> None:
     assert abs(first["a"] / 4000 - weights[0] / sum(weights)) < 0.03
 
 
+async def test_a_server_that_was_away_is_used_again(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, spare = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(spare.run)
+    servers = [{"host": "127.0.0.1", "port": first.port}, {"host": "127.0.0.1", "port": spare.port, "weight": 0}]
+    async with running(make(servers=servers, keepalive_s=0.001)) as transport:
+        first.handler = refuse
+        await bring(transport, [parcels])
+        used = spare.connections
+        assert len(spare.rows) == 200
+        first.handler = Server.behave
+        for _ in range(5):
+            await trio.sleep(0.002)
+            await bring(transport, [parcels])
+    assert spare.connections == used
+    assert len(first.rows) == 5 * 200
+
+
+async def test_weights_hold_after_a_failure(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, second = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    servers = [
+        {"host": "127.0.0.1", "port": first.port, "weight": 3}, {"host": "127.0.0.1", "port": second.port, "weight": 1}
+    ]  # fmt: skip
+    transport = make(servers=servers, keepalive_s=0.001)
+    transport._rng = random.Random(5).random
+    async with running(transport):
+        first.handler = refuse
+        await bring(transport, [parcels])
+        first.handler = Server.behave
+        first.connections = second.connections = 0
+        for _ in range(400):
+            await trio.sleep(0.001)
+            await bring(transport, [parcels[-1:]])
+    all_of_them = first.connections + second.connections
+    assert all_of_them > 300
+    assert abs(first.connections / all_of_them - 3 / 4) < 0.08
+
+
+async def test_all_servers_are_tried_where_each_takes_nothing(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    servers = [Server(refuse), Server(refuse), Server(refuse)]
+    for server in servers:
+        await nursery.start(server.run)
+    of = [{"host": "127.0.0.1", "port": server.port, "weight": 1 - n // 2} for n, server in enumerate(servers)]
+    async with running(make(servers=of)) as transport:
+        for _ in range(60):
+            assert await transport.deliver(parcels) is Delivery.ERRORED
+        tried = [server.connections for server in servers]
+        assert min(tried) * 2 > max(tried)
+        servers[2].handler = Server.behave
+        await bring(transport, [parcels])
+    assert len(servers[2].rows) == 200
+
+
 async def test_an_old_connection_is_replaced_without_losing_a_batch(
     parcels: list[Parcel], nursery: trio.Nursery
 ) -> None:
