@@ -6,9 +6,7 @@ from typing import Protocol
 from collector.archive.frame import Kind
 from sinks.base import Parcel
 from sinks.forward.records import Rows, build_row
-
-# Header and names of an epoch that are kept for a server which comes new to it; spools end an epoch before that.
-MOST_PREAMBLE_BYTES = 32 << 20
+from sinks.forward.settled import Preamble
 
 
 class Builder(Protocol):
@@ -24,6 +22,10 @@ class Builder(Protocol):
         """
         ...
 
+    def rewind(self, preamble: Sequence[Parcel]) -> None:
+        """Forget what was taken: the next parcel is the one behind these, header and objects of its epoch."""
+        ...
+
 
 class BlockBuilder:
     """Each parcel becomes one row with its bytes as they are, so that a receiver can rebuild a segment.
@@ -35,23 +37,21 @@ class BlockBuilder:
     """
 
     def __init__(self) -> None:
-        self._preamble: list[Parcel] = []  # the last HEADER, and the OBJECTs behind it
-        self._preamble_bytes = 0
+        self._preamble = Preamble()
 
     def take(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
         """See Builder."""
-        if parcel.kind == Kind.HEADER:
-            self._preamble, self._preamble_bytes = [], 0
-        if parcel.kind in (Kind.HEADER, Kind.OBJECT):
-            self._preamble_bytes += len(parcel.body)
-            if self._preamble_bytes <= MOST_PREAMBLE_BYTES:
-                self._preamble.append(parcel)
         yield build_parcel_row(parcel, now_ns)
+        self._preamble.add(parcel)
+
+    def rewind(self, preamble: Sequence[Parcel]) -> None:
+        """See Builder."""
+        self._preamble = Preamble(preamble)
 
     @property
     def preamble(self) -> Sequence[Parcel]:
-        """What a receiver needs that has not seen this epoch's beginning."""
-        return tuple(self._preamble)
+        """What a receiver needs that has seen none of the rows that were taken up to now."""
+        return self._preamble.parcels
 
 
 def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
@@ -66,7 +66,10 @@ def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
 
 
 def gather(pieces: Iterable[Rows], limit_bytes: int) -> Iterator[Rows]:
-    """Gives the pieces joined: as many as fit into the limit, or one that alone is larger."""
+    """Gives the pieces joined: as many as fit into the limit, or one that alone is larger.
+
+    It takes the piece behind them before it gives them.
+    """
     held: list[bytes] = []
     size_bytes = count = 0
     for piece in pieces:

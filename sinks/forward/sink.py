@@ -11,7 +11,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Annotated, Literal
@@ -27,6 +27,7 @@ from sinks.forward.chunks import BlockBuilder, Builder, build_parcel_row, gather
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
 from sinks.forward.records import RecordBuilder, Rows
+from sinks.forward.settled import Settled
 from sinks.options import Seconds, SinkCommon, SinkType
 from sinks.retry import Backoff
 from sinks.secrets import Secret, read_secret
@@ -140,7 +141,9 @@ class ForwardTransport:
         if self._blocks is None:
             self.batch_bytes = RECORDS_BATCH_BYTES
             self.batch_events = RECORDS_BATCH_CHUNKS * options.chunk_bytes / ROW_BYTES
-        self._taught: Address | None = None  # the server that has this epoch's beginning
+        self._settled = Settled()
+        self._must_rewind = False  # the builder has taken what comes again
+        self._taught: Address | None = None  # the server that has this epoch's beginning, unless something fails
         self._turn = trio.StrictFIFOLock()  # chunks go out in the order of the calls
         self._connection: Connection | None = None
         self._changed = trio.Event()  # a connection is there, or another try has failed
@@ -244,6 +247,7 @@ class ForwardTransport:
 
     def _fail(self) -> None:
         self._failures += 1
+        self._taught = None  # it may have been in what was lost
         self._wake()
 
     def _note(self, why: str) -> None:
@@ -260,6 +264,7 @@ class ForwardTransport:
         """
         answer = Delivery.ERRORED
         failures = self._failures
+        flight = self._settled.begin(parcels)
         try:
             async with self._turn:
                 sent = await self._send(parcels, failures)
@@ -272,7 +277,9 @@ class ForwardTransport:
             self._note(f"a block cannot be made into records: {e}")
             answer = Delivery.REJECTED
         finally:
+            self._settled.end(flight, answer)
             if answer is not Delivery.DELIVERED:
+                self._must_rewind = True
                 self._fail()
         return answer
 
@@ -284,21 +291,46 @@ class ForwardTransport:
           SegmentError: a parcel cannot be read.
         """
         sent: list[_Sent] = []
+        await self._usable(failures)  # nothing is built while nobody is there
+        if self._must_rewind:
+            self._must_rewind = False
+            self._builder.rewind(self._settled.preamble)
         now_ns = time.time_ns()
-        beginning = self._blocks.preamble if self._blocks is not None else ()
-        rows = chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels)
-        chunks = gather(rows, self._options.chunk_bytes)
+        chunks = self._gather(chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels))
+        beginning = self._beginning()
         while (chunk := await self._next(chunks)) is not None:
-            connection = await self._usable(failures)
-            if connection.address != self._taught:
-                again = gather((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
-                while (part := await self._next(again)) is not None:
-                    sent.append(_Sent(connection, await connection.send(*part)))
-                self._taught = connection.address
-            sent.append(_Sent(connection, await connection.send(*chunk)))
-            if not connection.stays:
-                connection.retire()
+            while (await self._usable(failures)).address != self._taught:
+                sent += await self._teach(beginning, failures)
+            sent.append(await self._put(chunk, failures))
+            beginning = self._beginning()
         return sent
+
+    async def _teach(self, beginning: Sequence[Parcel], failures: int) -> list[_Sent]:
+        """Put what a server needs first on the wire, unless another one takes its place meanwhile."""
+        sent: list[_Sent] = []
+        address = (await self._usable(failures)).address
+        now_ns = time.time_ns()
+        chunks = self._gather(build_parcel_row(parcel, now_ns) for parcel in beginning)
+        while (chunk := await self._next(chunks)) is not None:
+            if (await self._usable(failures)).address != address:
+                return sent
+            sent.append(await self._put(chunk, failures))
+        self._taught = address
+        return sent
+
+    async def _put(self, chunk: tuple[str, bytes], failures: int) -> _Sent:
+        connection = await self._usable(failures)
+        sent = _Sent(connection, await connection.send(*chunk))
+        if not connection.stays:
+            connection.retire()
+        return sent
+
+    def _beginning(self) -> Sequence[Parcel]:
+        """What stands before the next chunk."""
+        return self._blocks.preamble if self._blocks is not None else ()
+
+    def _gather(self, rows: Iterable[Rows]) -> Iterator[Rows]:
+        return gather(rows, self._options.chunk_bytes)
 
     async def _next(self, chunks: Iterator[Rows]) -> tuple[str, bytes] | None:
         """(name, message) of the next chunk, None behind the last."""
