@@ -35,7 +35,8 @@ from collector.view.symbols import Symbols
 from collector.view.walltime import WallClock
 from sinks.base import Parcel
 
-# Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on.
+# Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on. The one that
+# was not used for longest goes.
 MOST_FORMATS = 16384
 
 _NS = 1_000_000_000
@@ -74,7 +75,7 @@ class RecordBuilder:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._encoder = RowEncoder()
-        self._formats: dict[bytes, FormatObject] = {}
+        self._formats: dict[bytes, FormatObject] = {}  # in the order of their last use
         self._kinds: dict[tuple[bytes, int], RowKind] = {}  # {(format id, mode): layout}
         self._named = Symbols()  # knows which fields hold addresses
         self._epoch = _Epoch()
@@ -112,7 +113,7 @@ class RecordBuilder:
     def _learn(self, parcel: Parcel) -> Iterator[Rows]:
         """Remember what an object says; a report is a row."""
         top = Fields(unpack(parcel.body, "object"), "object")
-        if top.text("type") == "format" and top.binary("id", 8) in self._formats:
+        if top.text("type") == "format" and self._find_format(top.binary("id", 8)) is not None:
             return
         stored = parse_object(parcel.body)
         epoch = self._epoch
@@ -148,6 +149,12 @@ class RecordBuilder:
             for key in [key for key in self._kinds if key[0] == oldest]:
                 del self._kinds[key]
         self._formats[stored.id] = parse_format(stored)
+
+    def _find_format(self, format_id: bytes) -> FormatObject | None:
+        found = self._formats.pop(format_id, None)
+        if found is not None:
+            self._formats[format_id] = found  # the last to go
+        return found
 
     # ---- rows
 
@@ -205,11 +212,11 @@ class RecordBuilder:
         return epoch.walls[instance]
 
     def _kind(self, format_id: bytes, mode: int) -> RowKind:
+        of = self._find_format(format_id)
+        if of is None:
+            raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
         found = self._kinds.get((format_id, mode))
         if found is None:
-            of = self._formats.get(format_id)
-            if of is None:
-                raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
             found = self._kinds[format_id, mode] = build_kind(of, self._named, is_raw=mode == MODE_RAW)
         return found
 

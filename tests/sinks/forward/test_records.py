@@ -135,6 +135,8 @@ def test_formats_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -
     others = [Parcel(Kind.OBJECT, build_object("format", {**PLAIN, "id": n})[1], run) for n in range(3)]
     assert len(records(builder, header(run, 1), layout, *others[:2], plain_block(run))) == 1
     assert records(builder, others[2]) == []
+    assert len(records(builder, plain_block(run))) == 1  # it was used later than the first of the others
+    assert records(builder, others[0], others[1], others[2]) == []
     with pytest.raises(SegmentError, match="was not sent"):
         records(builder, plain_block(run))
     assert len(records(builder, layout, plain_block(run))) == 1
