@@ -65,19 +65,29 @@ def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
     return Rows(build_row(now_ns, record), 1)
 
 
-def gather(pieces: Iterable[Rows], limit_bytes: int) -> Iterator[Rows]:
-    """Gives the pieces joined: as many as fit into the limit, or one that alone is larger.
+class Chunks:
+    """Joins pieces: as many as fit into the limit, or one that alone is larger.
 
-    It takes the piece behind them before it gives them.
+    To know where a chunk ends it takes the piece behind it too.
     """
-    held: list[bytes] = []
-    size_bytes = count = 0
-    for piece in pieces:
-        if held and size_bytes + len(piece.data) > limit_bytes:
-            yield Rows(b"".join(held), count)
-            held, size_bytes, count = [], 0, 0
-        held.append(piece.data)
-        size_bytes += len(piece.data)
-        count += piece.count
-    if held:
-        yield Rows(b"".join(held), count)
+
+    def __init__(self, pieces: Iterable[Rows], limit_bytes: int) -> None:
+        self.is_at_end = False  # no chunk follows
+        self._pieces = iter(pieces)
+        self._limit_bytes = limit_bytes
+        self._behind: Rows | None = None
+
+    def next(self) -> Rows | None:
+        """The next chunk, None behind the last; errors of the pieces come through."""
+        held: list[bytes] = []
+        size_bytes = count = 0
+        while (piece := self._behind or next(self._pieces, None)) is not None:
+            if held and size_bytes + len(piece.data) > self._limit_bytes:
+                self._behind = piece
+                return Rows(b"".join(held), count)
+            self._behind = None
+            held.append(piece.data)
+            size_bytes += len(piece.data)
+            count += piece.count
+        self.is_at_end = True
+        return Rows(b"".join(held), count) if held else None

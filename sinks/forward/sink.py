@@ -11,7 +11,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ from collector.batch import Delivery
 from collector.config_types import KIB, MIB, Auto, Section
 from collector.errors import SegmentError
 from sinks.base import Parcel, SinkContext, TransportState
-from sinks.forward.chunks import BlockBuilder, Builder, build_parcel_row, gather
+from sinks.forward.chunks import BlockBuilder, Builder, Chunks, build_parcel_row
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
 from sinks.forward.records import RecordBuilder, Rows
@@ -270,7 +270,8 @@ class ForwardTransport:
                 sent = await self._send(parcels, failures)
             await _wait_acked(sent)
             answer = Delivery.DELIVERED
-            self.state = replace(self.state, last_error=None)
+            if sent:  # else nobody has said anything
+                self.state = replace(self.state, last_error=None)
         except ConnectionFailed as e:
             self._note(str(e))
         except SegmentError as e:
@@ -296,12 +297,14 @@ class ForwardTransport:
             self._must_rewind = False
             self._builder.rewind(self._settled.preamble)
         now_ns = time.time_ns()
-        chunks = self._gather(chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels))
+        rows = chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels)
+        chunks = Chunks(rows, self._options.chunk_bytes)
         beginning = self._beginning()
         while (chunk := await self._next(chunks)) is not None:
-            while (await self._usable(failures)).address != self._taught:
+            while beginning and (await self._usable(failures)).address != self._taught:
                 sent += await self._teach(beginning, failures)
             sent.append(await self._put(chunk, failures))
+            self._taught = sent[-1].connection.address
             beginning = self._beginning()
         return sent
 
@@ -310,7 +313,7 @@ class ForwardTransport:
         sent: list[_Sent] = []
         address = (await self._usable(failures)).address
         now_ns = time.time_ns()
-        chunks = self._gather(build_parcel_row(parcel, now_ns) for parcel in beginning)
+        chunks = Chunks((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
         while (chunk := await self._next(chunks)) is not None:
             if (await self._usable(failures)).address != address:
                 return sent
@@ -329,16 +332,15 @@ class ForwardTransport:
         """What stands before the next chunk."""
         return self._blocks.preamble if self._blocks is not None else ()
 
-    def _gather(self, rows: Iterable[Rows]) -> Iterator[Rows]:
-        return gather(rows, self._options.chunk_bytes)
-
-    async def _next(self, chunks: Iterator[Rows]) -> tuple[str, bytes] | None:
+    async def _next(self, chunks: Chunks) -> tuple[str, bytes] | None:
         """(name, message) of the next chunk, None behind the last."""
 
         def make() -> tuple[str, bytes] | None:
-            rows = next(chunks, None)
+            rows = chunks.next()
             return None if rows is None else self._pack(rows)
 
+        if chunks.is_at_end:
+            return None  # and no hop for it
         if self._blocks is not None and not self._options.is_gzip:
             return make()  # copies some bytes: a hop to a thread would cost more
         return await trio.to_thread.run_sync(make, limiter=self._thread)
