@@ -301,31 +301,26 @@ class ForwardTransport:
         chunks = Chunks(rows, self._options.chunk_bytes)
         beginning = self._beginning()
         while (chunk := await self._next(chunks)) is not None:
-            while beginning and (await self._usable(failures)).address != self._taught:
-                sent += await self._teach(beginning, failures)
-            sent.append(await self._put(chunk, failures))
-            self._taught = sent[-1].connection.address
+            connection = await self._usable(failures)
+            while beginning and connection.address != self._taught:
+                sent += await self._teach(connection.address, beginning, failures)
+                connection = await self._usable(failures)
+            sent.append(await _put(connection, chunk))
+            self._taught = connection.address
             beginning = self._beginning()
         return sent
 
-    async def _teach(self, beginning: Sequence[Parcel], failures: int) -> list[_Sent]:
+    async def _teach(self, address: Address, beginning: Sequence[Parcel], failures: int) -> list[_Sent]:
         """Put what a server needs first on the wire, unless another one takes its place meanwhile."""
         sent: list[_Sent] = []
-        address = (await self._usable(failures)).address
         now_ns = time.time_ns()
         chunks = Chunks((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
         while (chunk := await self._next(chunks)) is not None:
-            if (await self._usable(failures)).address != address:
+            connection = await self._usable(failures)
+            if connection.address != address:
                 return sent
-            sent.append(await self._put(chunk, failures))
+            sent.append(await _put(connection, chunk))
         self._taught = address
-        return sent
-
-    async def _put(self, chunk: tuple[str, bytes], failures: int) -> _Sent:
-        connection = await self._usable(failures)
-        sent = _Sent(connection, await connection.send(*chunk))
-        if not connection.stays:
-            connection.retire()
         return sent
 
     def _beginning(self) -> Sequence[Parcel]:
@@ -351,6 +346,18 @@ class ForwardTransport:
         is_gzip = options.is_gzip
         entries = compress_entries(rows.data, options.gzip_level) if is_gzip else rows.data
         return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
+
+
+async def _put(connection: Connection, chunk: tuple[str, bytes]) -> _Sent:
+    """Put a chunk on the wire.
+
+    Raises:
+      ConnectionFailed: it did not go out.
+    """
+    sent = _Sent(connection, await connection.send(*chunk))
+    if not connection.stays:
+        connection.retire()
+    return sent
 
 
 async def _wait_acked(sent: Sequence[_Sent]) -> None:
