@@ -37,7 +37,8 @@ JITTER = 0.5
 HANGS_S = 5.0  # a job of the log that takes so long is not the disk's usual pace
 READ_BYTES = 4 << 20
 
-# A transport keeps its own deadlines; one that does not must not hold everything behind it for ever.
+# Of request_timeout_s, without an acknowledgement of anything. A transport keeps its own deadlines; one that does not
+# must not hold everything behind it for ever.
 DEADLINE_FACTOR = 3.0
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -81,6 +82,7 @@ class NetworkRunner:
         self._ended = False  # the log has all that there will be
         self._closing = False
         self._scope = trio.CancelScope()
+        self._deliveries: set[trio.CancelScope] = set()
         self._log_lock = trio.Lock()  # the order of the jobs is the order in which their results are taken
         self._more = trio.Event()  # for absorb: items, room, or the end
         self._changed = trio.Event()  # for send: anything
@@ -157,6 +159,7 @@ class NetworkRunner:
                     nursery.start_soon(self._absorb)
                     nursery.start_soon(self._tick)
                     nursery.start_soon(self._watch_log)
+                    nursery.start_soon(self._prolong)
                     await self._send(nursery)
                     nursery.cancel_scope.cancel()
         finally:
@@ -293,7 +296,7 @@ class NetworkRunner:
                     continue
             elif self._running and window.in_flight < transport.max_in_flight and window.has_waiting:
                 ready_s = self._ready_s()
-                if ready_s <= trio.current_time() and (batch := window.next_batch(transport.batch_bytes)):
+                if ready_s <= trio.current_time() and (batch := self._next_batch()):
                     began = trio.Event()
                     nursery.start_soon(self._deliver, batch, began)
                     await began.wait()  # so that the next one cannot overtake it
@@ -303,6 +306,9 @@ class NetworkRunner:
                 continue
             with trio.move_on_at(ready_s):
                 await self._changed.wait()
+
+    def _next_batch(self) -> Batch | None:
+        return self._window.next_batch(self.transport.batch_bytes, self.transport.batch_events)
 
     def _ready_s(self) -> float:
         """When the next batch goes: at once where it is full or nothing more comes, else after it has waited."""
@@ -329,16 +335,29 @@ class NetworkRunner:
         started_s = trio.current_time()
         answer, reason = Delivery.ERRORED, TIMEOUT
         try:
-            with trio.move_on_after(self._options.request_timeout_s * DEADLINE_FACTOR):
+            with trio.move_on_after(self._options.request_timeout_s * DEADLINE_FACTOR) as scope:
+                self._deliveries.add(scope)
                 answer = await self.transport.deliver(parcels)
                 reason = REFUSED if answer is Delivery.REJECTED else ERROR
         except Exception as e:
             reason = DEFECT
             logger.error("a sink failed in a way that it should not", exc_info=e, extra={"fields": {"sink": self.name}})
+        finally:
+            self._deliveries.discard(scope)
         stats.request_duration.observe(trio.current_time() - started_s)
         if answer is not Delivery.DELIVERED:
             stats.failures[reason] += 1
         self._take_back(batch, answer)
+
+    async def _prolong(self) -> None:
+        """Give all batches on their way more time as long as the receiver acknowledges parts of them."""
+        timeout_s = self._options.request_timeout_s
+        while True:
+            acknowledged = self.transport.state.acknowledged
+            await trio.sleep(timeout_s)
+            if self.transport.state.acknowledged != acknowledged:
+                for scope in self._deliveries:
+                    scope.deadline = trio.current_time() + timeout_s * DEADLINE_FACTOR
 
     def _take_back(self, batch: Batch, answer: Delivery) -> None:
         """A batch is not on its way any more: settle what can be."""

@@ -72,17 +72,18 @@ class Window:
         self.waiting_bytes += size_bytes
         self.handed = entry.position
 
-    def next_batch(self, most_bytes: int) -> Batch | None:
-        """The next entries, as many as go together; None when none waits."""
+    def next_batch(self, most_bytes: int, most_events: float) -> Batch | None:
+        """The next entries, as many as go together, at least one; None when none waits."""
         if not self._waiting:
             return None
         entries = [self._waiting.popleft()]
-        size_bytes = len(entries[0].parcel.body)
+        size_bytes, events = len(entries[0].parcel.body), entries[0].parcel.events
         while self._waiting and not self._one_by_one:
-            more_bytes = len(self._waiting[0].parcel.body)
-            if size_bytes + more_bytes > most_bytes:
+            more = self._waiting[0].parcel
+            if size_bytes + len(more.body) > most_bytes or events + more.events > most_events:
                 break
-            size_bytes += more_bytes
+            size_bytes += len(more.body)
+            events += more.events
             entries.append(self._waiting.popleft())
         self.waiting_bytes -= size_bytes
         batch = Batch(entries)

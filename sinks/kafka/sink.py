@@ -1,6 +1,7 @@
 """Kafka: each parcel is a message, acknowledged by all replicas, in the order of its CPU."""
 
 import logging
+import math
 import random
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -98,6 +99,7 @@ class KafkaSink:
 
     max_in_flight = 8
     batch_bytes = MIB
+    batch_events = math.inf
 
     def __init__(self, config: KafkaConfig, properties: dict[str, Value], host: str) -> None:
         self.name = config.title

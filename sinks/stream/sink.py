@@ -4,6 +4,7 @@ One connection; what was sent and not acknowledged when it breaks is sent again 
 names that the receiver needs. Source of the protocol: docs/stream.md.
 """
 
+import math
 import random
 import re
 import ssl
@@ -93,7 +94,7 @@ class StreamTransport:
         self.name = options.title
         self.state = TransportState()
         self.max_in_flight = options.max_in_flight
-        self.batch_bytes = options.batch_bytes
+        self.batch_bytes, self.batch_events = options.batch_bytes, math.inf
         self._host = options.host or re.sub(r"[^A-Za-z0-9._-]", "-", host).strip("._-") or "localhost"
         self._address = parse_address(options.address)
         self._tls = tls

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from collector.archive.bodies import parse_gap, parse_sample
 from collector.archive.frame import Kind
 from collector.batch import Block, Delivery, StreamKey
-from sinks.base import Parcel
+from sinks.base import Parcel, TransportState
 from sinks.delivery import NetworkRunner
 from sinks.fanout import Route
 from sinks.log import Log, MemoryLog
@@ -132,6 +132,16 @@ async def test_a_batch_that_is_not_full_waits_for_more(kind: str, tmp_path: Path
     assert world.receiver.numbers == list(range(15))
 
 
+async def test_batches_are_bounded_in_entries(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": MIB, "batch_events": 35})
+    async with world.running():
+        world.put(*range(10))
+        world.put(10, events=50)
+    assert world.receiver.numbers == list(range(11))
+    assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
+    assert [10] in world.receiver.on_wire
+
+
 async def test_a_receiver_that_was_away_gets_everything_in_order(
     kind: str, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -209,6 +219,25 @@ async def test_a_receiver_that_takes_and_never_answers_is_given_up_after_the_dea
         assert world.runner.snapshot().request_failures["timeout"] >= 2
         world.receiver.silent = False
     assert world.receiver.once == [0, 1, 2]
+
+
+async def test_a_batch_of_which_parts_are_acknowledged_is_not_given_up(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path, request_timeout_s=2.0)
+    deliver = world.transport.deliver
+
+    async def deliver_slowly(parcels: Sequence[Parcel]) -> Delivery:
+        for part in range(60):
+            await trio.sleep(1.9)
+            world.transport.state = TransportState(True, acknowledged=part + 1)
+        return await deliver(parcels)
+
+    world.transport.deliver = deliver_slowly  # type: ignore[method-assign]
+    async with world.running(timeout_s=1000):
+        world.put(0, 1, 2)
+    assert world.receiver.numbers == [0, 1, 2]
+    assert sum(world.runner.snapshot().request_failures.values()) == 0
 
 
 async def test_a_block_that_is_rejected_is_found_counted_and_the_others_arrive(
