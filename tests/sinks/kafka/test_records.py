@@ -21,10 +21,14 @@ def messages_of(path: Path, maps: TopicMaps | RepeatedMaps) -> list[Message]:
 def rebuild(messages: list[Message], folder: Path) -> Rebuilder:
     folder.mkdir()
     rebuilder = Rebuilder()
+    early = {}  # {run: what came before its header}
     for message in messages:
         for piece in rebuilder.add(message.headers, message.value):
+            if piece.header is None:
+                early[piece.run] = early.get(piece.run, b"") + piece.data
+                continue
             with open(folder / (build_name(piece.header) + ".part"), "ab") as file:
-                file.write(piece.data)
+                file.write(piece.data + early.pop(piece.run, b""))
     recover_folder(folder)
     return rebuilder
 
@@ -98,9 +102,26 @@ def test_what_is_not_ours_is_left_out_and_what_is_broken_is_told() -> None:
     assert list(rebuilder.add([("format", b"other/1")], b"x")) == []
     assert list(rebuilder.add([], b"")) == []
     assert rebuilder.foreign == 2
-    ours = [("format", b"ftrace-segment/1"), ("run", b"00")]
+    ours = [("format", b"ftrace-segment/1"), ("run", b"00" * 16)]
     with pytest.raises(SegmentError, match="without instance"):
         list(rebuilder.add([*ours, ("kind", b"block")], b"\x80"))
     with pytest.raises(SegmentError, match="object"):
         list(rebuilder.add([*ours, ("kind", b"object")], b"\xc1"))
-    assert rebuilder.headless == ["00"]
+    with pytest.raises(SegmentError, match="no id of a run"):
+        list(rebuilder.add([*ours[:1], ("run", b"../../x"), ("kind", b"gap")], b"\x80"))
+    assert rebuilder.headless == ["00" * 16]
+
+
+def test_a_header_of_another_run_is_no_header(tmp_path: Path) -> None:
+    message = next(m for m in messages_of(make_segment(tmp_path), TopicMaps("h", "t", "m")) if m.is_map)
+    headers = [*(of for of in message.headers if of[0] != "run"), ("run", b"11" * 16)]
+    with pytest.raises(SegmentError, match="of another run"):
+        list(Rebuilder().add(headers, message.value))
+
+
+def test_blocks_that_come_before_their_header_are_not_lost(tmp_path: Path) -> None:
+    """As behind a retention that took the beginning of a topic in which maps are repeated."""
+    messages = messages_of(make_segment(tmp_path / "a"), TopicMaps("h", "t", "m"))
+    maps = [m for m in messages if m.is_map]
+    rebuild([m for m in messages if not m.is_map] + maps, tmp_path / "b")
+    assert counts_of(tmp_path / "b") == counts_of(tmp_path / "a")
