@@ -13,6 +13,8 @@ from sinks.kafka.records import Message, RepeatedMaps, TopicMaps
 from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of
 
+LIMIT = 1_000_000
+
 
 def messages_of(path: Path, maps: TopicMaps | RepeatedMaps) -> list[Message]:
     return [message for parcel in parcels_of(path) for message in maps.messages(parcel)]
@@ -61,7 +63,7 @@ def test_maps_are_keyed_so_that_compaction_keeps_what_each_run_needs(tmp_path: P
 @pytest.mark.parametrize("repeat", [False, True])
 def test_a_segment_is_rebuilt_from_its_messages(repeat: bool, tmp_path: Path) -> None:
     path = make_segment(tmp_path / "a")
-    maps = RepeatedMaps("h", "t") if repeat else TopicMaps("h", "t", "m")
+    maps = RepeatedMaps("h", "t", LIMIT) if repeat else TopicMaps("h", "t", "m")
     messages = messages_of(path, maps)
     rebuild(messages, tmp_path / "b")
     assert counts_of(tmp_path / "b") == counts_of(tmp_path / "a") == {"made:every": 100, "made:plain": 100}
@@ -76,14 +78,14 @@ def test_a_message_that_comes_twice_counts_once(tmp_path: Path) -> None:
 
 def test_one_stream_alone_decodes_where_maps_are_repeated(tmp_path: Path) -> None:
     """A consumer of one partition has no other messages than these."""
-    messages = messages_of(make_segment(tmp_path / "a"), RepeatedMaps("h", "t"))
+    messages = messages_of(make_segment(tmp_path / "a"), RepeatedMaps("h", "t", LIMIT))
     rebuild([m for m in messages if m.key == b"h/main/1"], tmp_path / "b")
     assert sum(counts_of(tmp_path / "b").values()) == 100
 
 
 def test_maps_are_repeated_after_each_header_and_after_a_failure(tmp_path: Path) -> None:
     parcels = parcels_of(make_segment(tmp_path))
-    maps = RepeatedMaps("h", "t")
+    maps = RepeatedMaps("h", "t", LIMIT)
     for parcel in parcels:
         list(maps.messages(parcel))
     block = parcels[-1]
@@ -95,6 +97,15 @@ def test_maps_are_repeated_after_each_header_and_after_a_failure(tmp_path: Path)
     assert told.count(b"object") == len([p for p in parcels if p.kind is Kind.OBJECT])
     list(maps.messages(parcels[0]))
     assert [dict(m.headers)["kind"] for m in maps.messages(block)] == [b"header", b"block"]
+
+
+def test_a_map_above_the_limit_is_given_once_and_told_to_no_stream(tmp_path: Path) -> None:
+    parcels = parcels_of(make_segment(tmp_path))
+    large = max((p for p in parcels if p.stream is None), key=lambda p: len(p.body))
+    maps = RepeatedMaps("h", "t", len(large.body))
+    given = [m for parcel in parcels for m in maps.messages(parcel) if m.value == large.body]
+    assert [m.repeats for m in given] == [None]
+    assert given[0].size_bytes > len(large.body)
 
 
 def test_what_is_not_ours_is_left_out_and_what_is_broken_is_told() -> None:
