@@ -75,6 +75,7 @@ class SinkSnapshot:
     last_error: str | None = None
     last_ack_s: float | None = None  # wall time
     certificate_not_after_s: float | None = None  # wall time
+    slow_subscribers: int | None = None  # of a tap: ended, for they did not keep up; None: it is no tap
     request_duration: HistogramSnapshot | None = None
     delivery_latency: HistogramSnapshot | None = None  # from a block's arrival to its acknowledgement
     stalled_s: float = 0.0  # without an acknowledgement, while something waits

@@ -134,6 +134,7 @@ class Accounts:
             last_error=state.last_error,
             last_ack_s=stats.last_ack_s,
             certificate_not_after_s=state.certificate_not_after_s,
+            slow_subscribers=state.slow_subscribers,
             request_duration=stats.request_duration.snapshot(),
             delivery_latency=stats.latency.snapshot(),
             stalled_s=stalled_s,

@@ -84,6 +84,7 @@ class TransportState:
     connected: bool = False
     last_error: str | None = None  # why not, or why the last batch was not taken
     certificate_not_after_s: float | None = None  # wall time at which the server's certificate ends
+    slow_subscribers: int | None = None  # ended, for they did not keep up; None: nobody subscribes to such a sink
 
 
 @dataclass(frozen=True, slots=True)

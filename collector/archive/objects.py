@@ -164,6 +164,15 @@ def object_key(body: bytes | memoryview) -> bytes:
     return Fields(unpack(body, "object"), "object").binary("id", 8)
 
 
+def object_type(body: bytes | memoryview) -> str:
+    """Gives the type that the body of an object record says it has.
+
+    Raises:
+      SegmentError: malformed.
+    """
+    return Fields(unpack(body, "object"), "object").text("type")
+
+
 def open_object(body: bytes | memoryview) -> tuple[bytes, str, bytes]:
     """Gives (id, type, data) of the body of an object record: decompressed, its hash checked, not decoded.
 

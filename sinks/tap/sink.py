@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import trio
@@ -94,8 +95,7 @@ class Tap:
 
     def __init__(self, options: TapOptions) -> None:
         self.name = options.title
-        self.state = TransportState(connected=True)
-        self.dropped = 0  # subscribers that were too slow
+        self.state = TransportState(connected=True, slow_subscribers=0)
         self._options = options
         self._subscribers: set[_Subscriber] = set()
         self._header: Parcel | None = None  # the last one, and the names behind it: what a subscriber begins with
@@ -147,7 +147,7 @@ class Tap:
                 with trio.move_on_after(HELLO_TIMEOUT_S) as hello:
                     await self._read_hello(stream)
                     if len(self._subscribers) >= self._options.max_subscribers:
-                        await stream.send_all(build_refused(f"{self._options.max_subscribers} listen already"))
+                        await stream.send_all(build_refused(f"{self._options.max_subscribers} listen already", "limit"))
                         return
                 if not hello.cancelled_caught:
                     await self._feed(stream)
@@ -167,23 +167,24 @@ class Tap:
         raise trio.BrokenResourceError
 
     async def _feed(self, stream: trio.SocketStream) -> None:
-        await stream.send_all(build_welcome(MAX_BODY_BYTES))
         async with trio.open_nursery() as nursery:
             subscriber = _Subscriber(self._options.subscriber_bytes, nursery.cancel_scope)
-            nursery.start_soon(_wait_closed, stream, nursery.cancel_scope)
-            # Without a checkpoint: nothing comes between the names and what is delivered next.
+            # Without a checkpoint: nothing comes between the names and what is delivered next, and no other subscriber
+            # since it was looked how many there are.
             for parcel in [*([self._header] if self._header else []), *self._names.values()]:
                 subscriber.put(build_record(parcel.kind, parcel.body))
             self._subscribers.add(subscriber)
             try:
                 with contextlib.suppress(*GONE):
+                    await stream.send_all(build_welcome(MAX_BODY_BYTES))
+                    nursery.start_soon(_wait_closed, stream, nursery.cancel_scope)
                     while True:
                         await stream.send_all(await subscriber.take())
                 nursery.cancel_scope.cancel()
             finally:
                 self._subscribers.discard(subscriber)
                 if subscriber.is_slow:
-                    self.dropped += 1
+                    self.state = replace(self.state, slow_subscribers=(self.state.slow_subscribers or 0) + 1)
                     logger.warning(
                         "a subscriber of the tap was too slow and is ended", extra={"fields": {"sink": self.name}}
                     )

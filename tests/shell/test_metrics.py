@@ -42,7 +42,8 @@ FULL = Snapshot(
             spool_limit_bytes=1073741824, spool_segments=2, spool_quarantined_segments=1, spool_corrupt_records=3,
             spool_corrupt_bytes=300, spool_suspended=True, spool_fsync_duration=HistogramSnapshot((0.1,), (5, 0), 0.25),
         ),
-        SinkSnapshot("memory only", offered_events=990, acked_events=980, queued_events=10, queued_bytes=77),
+        SinkSnapshot("memory only", offered_events=990, acked_events=980, queued_events=10, queued_bytes=77,
+                     slow_subscribers=4),
     ),
 )  # fmt: skip
 
