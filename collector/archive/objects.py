@@ -118,7 +118,7 @@ class ReportObject:
 
 
 def object_id(kind: str, data: bytes) -> bytes:
-    return hashlib.sha256(kind.encode() + b"\0" + data).digest()[:8]
+    return hashlib.sha256(kind.encode(errors="surrogateescape") + b"\0" + data).digest()[:8]
 
 
 def build_object(kind: str, value: object, compressor: Compressor | None = None) -> tuple[bytes, bytes]:

@@ -292,6 +292,12 @@ def test_gaps_of_the_same_content_without_a_number_are_one(tmp_path: Path) -> No
     assert len(gaps) == 1
 
 
+def test_a_type_that_is_no_text_is_any_other_type(tmp_path: Path) -> None:
+    archive = HostArchive(tmp_path, POLICY)
+    archive.take([*of_run(RUN), Parcel(Kind.OBJECT, build_object("\udcff", 1)[1], RUN)])
+    archive.close()
+
+
 def test_a_format_of_endless_columns_is_refused(tmp_path: Path) -> None:
     value = {**parse_object(FORMAT).value, "more": [[]] * 20_000}
     archive = HostArchive(tmp_path, POLICY)
