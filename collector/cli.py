@@ -89,6 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
     check = subparsers.add_parser("check", parents=[config], help="check the configuration, and the kernel against it")
     check.set_defaults(function=commands.check)
 
+    settings = subparsers.add_parser("config", help="print the configuration")
+    whats = settings.add_subparsers(title="what to print", metavar="WHAT", required=True)
+    in_force = whats.add_parser("show", parents=[config], help="all settings in force, and where each comes from")
+    in_force.set_defaults(function=commands.config_show)
+    defaults = whats.add_parser("default", help="all settings but those of sinks, with their defaults, to be changed")
+    defaults.set_defaults(function=commands.config_default)
+
     plan = subparsers.add_parser("plan", parents=[config], help="print what `run` would write to tracefs, in order")
     plan.add_argument("--json", action="store_true", help="one JSON object a line")
     plan.set_defaults(function=commands.plan)

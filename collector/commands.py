@@ -5,13 +5,15 @@ They import what they need when they run: `show` pays neither for trio nor for p
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from collector import __version__
 from collector.errors import EXIT_FAILURE, EXIT_OK, CollectorError, ConfigError, UsageError, raise_all
 
 if TYPE_CHECKING:
-    from collector.config import Config, Override
+    from collector.config import LoadedConfig, Override
+    from collector.tracefs.files import TracefsDir
 
 PROGRAM = "ftrace-collector"
 
@@ -44,47 +46,79 @@ def build_overrides(args: argparse.Namespace) -> "list[Override]":
     return [Override(key, value, option) for key, value, option in values if value is not None]
 
 
-def _load(args: argparse.Namespace) -> "Config":
-    from collector.config import load_config
+def _load(args: argparse.Namespace) -> "LoadedConfig":
+    from collector.config import load_layers, read_layers
     from collector.daemon import SINK_MODELS
 
-    return load_config(args.config, build_overrides(args), SINK_MODELS)
+    return load_layers(read_layers(args.config), build_overrides(args), SINK_MODELS)
 
 
 def run(args: argparse.Namespace) -> int:
-    config = _load(args)
+    config = _load(args).config
     from collector.daemon import run
 
     return run(config, replay=args.replay, duration_s=args.duration)
 
 
 def check(args: argparse.Namespace) -> int:
-    config = _load(args)
+    loaded = _load(args)
+    config = loaded.config
+    from collector.daemon import check_sinks
     from collector.tracefs.files import TracefsDir, find_tracefs
 
+    errors: list[CollectorError] = []
+    if wrong := [f"{loaded.place_of('sinks', str(i))}: {error}" for i, error in check_sinks(config).items()]:
+        errors.append(ConfigError("these sinks cannot be started\n" + "\n".join(f"  {line}" for line in wrong)))
     try:
         tracefs = TracefsDir(find_tracefs())
         clocks = tracefs.read_clock()[1]
     except CollectorError as e:
+        raise_all(errors)
         print(f"configuration ok; not compared with this kernel: {e}")
         return EXIT_OK
-    problems = []
-    if config.trace.clock not in clocks:
-        problems.append(f"trace.clock: expected one of {', '.join(clocks)}, got {config.trace.clock}")
-    found = 0
-    for pattern in config.trace.events:
-        try:
-            found += len(tracefs.match_events([pattern]))
-        except UsageError as e:
-            problems.append(f"trace.events: {e}")
-    if problems:
-        raise ConfigError("this kernel cannot do what is configured\n" + "\n".join(f"  {p}" for p in problems))
-    print(f"configuration ok; {found} events, clock {config.trace.clock}, archive {config.archive.folder}")
+    found, wrong = _compare(loaded, tracefs, clocks)
+    if wrong:
+        errors.append(ConfigError("this kernel cannot do what is configured\n" + "\n".join(f"  {p}" for p in wrong)))
+    raise_all(errors)
+    clock = ", ".join(dict.fromkeys(trace.clock for trace in config.instances()))
+    print(f"configuration ok; {found} events, clock {clock}, archive {config.archive.folder}")
+    return EXIT_OK
+
+
+def _compare(loaded: "LoadedConfig", tracefs: "TracefsDir", clocks: Sequence[str]) -> tuple[int, list[str]]:
+    """Look for clocks and events in the kernel; gives how many events there are, and what there is not."""
+    found, wrong = 0, []
+    instances = loaded.config.instances()
+    for position, trace in enumerate(instances):
+        table = ("instances", str(position)) if loaded.config.instance_tables else ("trace",)
+        if trace.clock not in clocks:
+            place = loaded.place_of(*table, "clock")
+            wrong.append(f"{place}: trace.clock: expected one of {', '.join(clocks)}, got {trace.clock}")
+        for pattern in trace.events:
+            try:
+                found += len(tracefs.match_events([pattern]))
+            except UsageError as e:
+                wrong.append(f"{loaded.place_of(*table, 'events')}: trace.events: {e}")
+    return found, list(dict.fromkeys(wrong))  # instances share what is in [trace]
+
+
+def config_show(args: argparse.Namespace) -> int:
+    loaded = _load(args)
+    from collector.config_show import format_config
+
+    print(format_config(loaded), end="")
+    return EXIT_OK
+
+
+def config_default(args: argparse.Namespace) -> int:
+    from collector.config_show import format_defaults
+
+    print(format_defaults(), end="")
     return EXIT_OK
 
 
 def doctor(args: argparse.Namespace) -> int:
-    config = _load(args)
+    config = _load(args).config
     from collector.examine import examine
     from collector.tracefs.doctor import format_report
 
@@ -132,7 +166,7 @@ def list_(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace) -> int:
-    config = _load(args)
+    config = _load(args).config
     import json
 
     from collector.desired import describe, preview

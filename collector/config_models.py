@@ -10,14 +10,15 @@ from collector.config_text import split_listen
 from collector.config_trace import TraceConfig
 from collector.config_types import GIB, KIB, MIB, AtLeastOne, Auto, Section
 
-__all__ = ["ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "LogConfig"]
+__all__ = ["ArchiveConfig", "CaptureConfig", "Config", "HttpConfig", "LogConfig", "config_keys", "to_period"]
 
 MIN_PERIOD_S = 60  # segments shorter than that are mostly headers
 PERIODS = {"none": None, "hour": 3600, "day": 86400}  # {word: seconds}
 PERIOD_EXPECTED = f'"none", "hour", "day", or at least {MIN_PERIOD_S} seconds'
 
 
-def _to_period(value: object) -> object:
+def to_period(value: object) -> object:
+    """Give the seconds that a word stands for."""
     if isinstance(value, str) and value in PERIODS:
         return PERIODS[value]
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < MIN_PERIOD_S):
@@ -25,7 +26,7 @@ def _to_period(value: object) -> object:
     return value
 
 
-Period = Annotated[int | None, BeforeValidator(_to_period)]
+Period = Annotated[int | None, BeforeValidator(to_period)]
 
 
 class CaptureConfig(Section):
@@ -137,3 +138,16 @@ class Config(Section):
         """16 hex digits that name these settings; stored in each segment's header."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def config_keys() -> list[tuple[str, ...]]:
+    """The path of every setting, in the order of the models."""
+    keys: list[tuple[str, ...]] = []
+    for name, field in Config.model_fields.items():
+        if name == "sinks" or field.alias is not None:
+            continue  # [[instances]] has the keys of [trace], each of [[sinks]] those of its type
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += [(name, inner) for inner in field.annotation.model_fields]
+        else:
+            keys.append((name,))
+    return keys

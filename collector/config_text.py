@@ -27,6 +27,25 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value comes from."""
+
+    where: str  # file, or option
+    line: int | None  # counted from 1; None: not from a file
+
+    def __str__(self) -> str:
+        return self.where if self.line is None else f"{self.where}:{self.line}"
+
+
+Places = Mapping[tuple[str, ...], Place]  # {key path: where it was set last}
+
+
+def find_place(places: Places, path: tuple[str, ...]) -> Place | None:
+    """Give the place of a key, or of the nearest table around it that stands in a text; None: nowhere."""
+    return next((places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in places), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with the configuration."""
 
@@ -38,8 +57,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        place = self.where if self.line is None else f"{self.where}:{self.line}"
-        text = ": ".join(part for part in (place, self.key, f"expected {self.expected}, got {self.got}") if part)
+        place = Place(self.where, self.line)
+        text = ": ".join(part for part in (str(place), self.key, f"expected {self.expected}, got {self.got}") if part)
         return f"{text}; {self.hint}" if self.hint else text
 
 
@@ -68,17 +87,21 @@ def split_listen(listen: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def inherit_keys(merged: dict[str, Any], overrides: Sequence[Override]) -> None:
-    """Give each of [[instances]] the keys of [trace] that it doesn't have itself; the command line goes before both."""
+def inherit_keys(merged: dict[str, Any], overrides: Sequence[Override]) -> bool:
+    """Give each of [[instances]] the keys of [trace] that it doesn't have itself; the command line goes before both.
+
+    Gives whether there are instances that now have all of [trace].
+    """
     tables = merged.get("instances")
     shared = merged.get("trace", {})
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in [shared, *tables]) or not tables:
-        return
+        return False
     given = {override.key[1] for override in overrides if override.key[:1] == ("trace",)} - {"instance"}
     merged["instances"] = [
         {**shared, **{key: value for key, value in table.items() if key not in given}} for table in tables
     ]
     merged["trace"] = merged["instances"][0]
+    return True
 
 
 def find_lines(text: str) -> dict[tuple[str, ...], int]:
@@ -89,25 +112,37 @@ def find_lines(text: str) -> dict[tuple[str, ...], int]:
     [[instances]] is ("instances", "0").
     """
     lines: dict[tuple[str, ...], int] = {}
-    counts: dict[str, int] = {}  # {array of tables: how many so far}
+    counts: dict[tuple[str, ...], int] = {}  # {array of tables: how many so far}
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
         if header := re.fullmatch(r"\s*\[\[([^\[\]]+)\]\]\s*(#.*)?", line):
-            name = header[1].strip()
-            table = (*_split_key(name), str(counts.get(name, 0)))
-            counts[name] = counts.get(name, 0) + 1
+            *outer, name = _split_key(header[1])
+            array = (*_with_positions(outer, counts), name)
+            table = (*array, str(counts.get(array, 0)))
+            counts[array] = counts.get(array, 0) + 1
+            lines.setdefault(array, number)
             lines.setdefault(table, number)
         elif header := re.fullmatch(r"\s*\[([^\[\]]+)\]\s*(#.*)?", line):
-            first, *rest = _split_key(header[1])
-            table = (first, str(counts[first] - 1), *rest) if first in counts else (first, *rest)
+            table = _with_positions(_split_key(header[1]), counts)
             lines.setdefault(table, number)
         elif key := re.match(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[^\s=.]+)*)\s*=""", line):
             lines.setdefault(table + _split_key(key[1]), number)
     return lines
 
 
+def _with_positions(names: Sequence[str], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The path of a table, with the position of the last table so far behind each array of tables."""
+    path: tuple[str, ...] = ()
+    for name in names:
+        path += (name,)
+        if path in counts:
+            path += (str(counts[path] - 1),)
+    return path
+
+
 def _split_key(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in text.split("."))
+    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^.]+)""", text)
+    return tuple(part.strip().strip("\"'") for part in parts)
 
 
 def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
@@ -121,7 +156,32 @@ def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
             base[name] = value
 
 
-def syntax_problem(layer: Layer, error: tomllib.TOMLDecodeError) -> Problem:
+def parse_layer(layer: Layer) -> dict[str, Any] | Problem:
+    """Parse a text; gives what is wrong where it is not TOML."""
+    try:
+        table = tomllib.loads(layer.text)
+        if _fits(table):
+            return table
+        got = "a whole number of more than 64 bits"
+    except tomllib.TOMLDecodeError as e:
+        return _syntax_problem(layer, e)
+    except ValueError:  # from int(), which takes so many digits and no more
+        got = "a number of too many digits"
+    except RecursionError:
+        got = "too many tables or arrays in one another"
+    return Problem(layer.where, None, "", "TOML", got)
+
+
+def _fits(value: object) -> bool:
+    """Whether all whole numbers are such as TOML promises: others can be neither printed nor stored everywhere."""
+    if isinstance(value, dict):
+        return all(map(_fits, value.values()))
+    if isinstance(value, list):
+        return all(map(_fits, value))
+    return not isinstance(value, int) or -(1 << 63) <= value < 1 << 63
+
+
+def _syntax_problem(layer: Layer, error: tomllib.TOMLDecodeError) -> Problem:
     """Word what the TOML parser says."""
     message = str(error)
     at = re.search(r"\(at line (\d+), column \d+\)|\(at end of document\)", message)

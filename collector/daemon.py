@@ -30,7 +30,7 @@ from collector.capture.source import LiveSource, RecordedSource, Source, new_run
 from collector.capture.worker import Workers
 from collector.config import ArchiveConfig, Config
 from collector.desired import build_spec
-from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK
+from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK, CollectorError
 from collector.instances import InstanceGroup, own_threads
 from collector.interference import Interference
 from collector.logs import LogOutput, start_logging
@@ -73,6 +73,12 @@ def run(config: Config, *, replay: Path | None = None, duration_s: float | None 
         return trio.run(_collect_until_signal, config, duration_s, output)
     finally:
         output.stop()
+
+
+def check_sinks(config: Config) -> dict[int, CollectorError]:
+    """Build the sinks as run() does, without connecting; gives {position in [[sinks]]: why it could not start}."""
+    built = registry.build_all(config.sinks, _about(config))
+    return {position: made for position, made in enumerate(built) if isinstance(made, CollectorError)}
 
 
 async def _replay(config: Config, case: Path) -> int:
@@ -194,17 +200,17 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
     sink = FileSink(policy, pipeline.provenance, names, start_thread("archive"))
     fanout: Fanout | None = None
     try:
-        about = SinkContext(socket.gethostname(), __version__, Path(config.archive.folder))
         fanout = assemble(
             config.sinks,
             SinkRunner(sink),
-            about,
+            _about(config),
             lambda: Provenance(run, config.hash(), pipeline.sources),
             names,
             start_thread,
         )
         if config.archive.keep_until_acknowledged:
             sink.acknowledgements.extend(fanout.acknowledgements())
+        sink.followers.extend(fanout.followers)
         await sink.open()
         pipeline.archive = sink
         await fanout.open()
@@ -217,6 +223,10 @@ async def open_pipeline(config: Config, run: bytes, tree: TracefsDir) -> AsyncIt
             fanout.unlock()
         for thread in threads:
             thread.close()
+
+
+def _about(config: Config) -> SinkContext:
+    return SinkContext(socket.gethostname(), __version__, Path(config.archive.folder))
 
 
 def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSource:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import trio
 
 from collector import http
+from collector.archive import disk
 from collector.errors import EXIT_OK, CollectorError, ConfigError, UsageError
 from collector.logs import start_logging
 from collector.metrics_receive import ReceiveMetrics, ReceiveSnapshot
@@ -107,7 +108,7 @@ def check_name(certificate: Certificate | None, host: str) -> str | None:
 
 async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> int:
     try:
-        options.output.mkdir(mode=0o750, parents=True, exist_ok=True)
+        disk.make_folder(options.output.absolute())
     except OSError as e:
         raise CollectorError(
             f"cannot use the folder: {e.strerror}", where=str(options.output), hint="choose another with --output"

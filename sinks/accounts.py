@@ -96,8 +96,8 @@ class Accounts:
         Args:
           last_blocks: {stream: block number}; None: those of earlier runs.
         """
-        if last_blocks is None:
-            return bool(self._settled)  # a block of this run was: those of earlier runs went before it
+        if last_blocks is None:  # once a block of this run is: those of earlier runs went before it
+            return any(stream in self._settled for stream in list(self._last_put))
         return all(
             self._settled.get(stream, -1) >= min(number, self._last_put.get(stream, -1))
             for stream, number in last_blocks.items()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from collector.archive.records import MapSource
+from collector.errors import CollectorError, raise_all
 from sinks import registry
 from sinks.base import SegmentContext, SinkContext, Transport
 from sinks.delivery import InThread, NetworkRunner
@@ -12,8 +13,6 @@ from sinks.log import Log, MemoryLog
 from sinks.options import SinkCommon
 from sinks.runner import SinkRunner
 from sinks.spool import Spool, SpoolPolicy
-
-SPOOL_FOLDER = "spool"  # in the archive's folder: of the sinks that name none
 
 
 def assemble(
@@ -32,13 +31,15 @@ def assemble(
       maps: names for the blocks, safe to use from several threads.
       make_thread: starts a thread of that name.
     Raises:
-      ConfigError: a secret or a certificate cannot be used.
+      ConfigError: or a group of them; a secret or a certificate cannot be used.
     """
     routes, followers = [], []
     filters = event_filters(all_options)
-    for options in all_options:
+    built = registry.build_all(all_options, about)
+    raise_all([made for made in built if isinstance(made, CollectorError)])
+    for options, made in zip(all_options, built, strict=True):
         assert isinstance(options, SinkCommon)
-        made = registry.load_type(options.type).build(options, about)
+        assert not isinstance(made, CollectorError)
         if not isinstance(made, Transport):
             followers.append(made)
             continue
@@ -60,10 +61,11 @@ def event_filters(all_options: Sequence[object]) -> list[tuple[str, ...]]:
 
 
 def spool_policy(options: SinkCommon, archive: Path) -> SpoolPolicy:
-    """Where a sink's spool is and how large it gets."""
-    own = options.spool_folder
+    """Where the spool of a sink that has one is, and how large it gets."""
+    folder = options.spool_path(archive)
+    assert folder is not None
     return SpoolPolicy(
-        folder=Path(own) if own is not None else archive / SPOOL_FOLDER / options.title,
+        folder=folder,
         max_bytes=options.spool_bytes,
         when_full=options.when_full,
         segment_age_s=options.repeat_interval_s,

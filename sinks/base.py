@@ -85,6 +85,7 @@ class TransportState:
     last_error: str | None = None  # why not, or why the last batch was not taken
     certificate_not_after_s: float | None = None  # wall time at which the server's certificate ends
     slow_subscribers: int | None = None  # ended, for they did not keep up; None: nobody subscribes to such a sink
+    acknowledged: int = 0  # parts of batches: while it grows, a batch that takes long is not given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Transport(Protocol):
     state: TransportState
     max_in_flight: int  # batches that may be on their way at once
     batch_bytes: int  # bodies of one batch together, unless one alone is larger
+    batch_events: float  # entries of one batch together, unless one block alone has more; math.inf: any number
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold connections until cancelled; started at once, also while no receiver is there."""
@@ -165,3 +167,9 @@ class Follower(Protocol):
     def is_acknowledged(self, segment: SealedSegment) -> bool:
         """As Acknowledgements have it."""
         ...
+
+    def note_removal(self, segment: SealedSegment) -> None:
+        """The archive is about to remove a segment, whose file is still there; called in the archive's thread.
+
+        It may be called again for the same one, when the disk refused to remove it. Raises nothing.
+        """

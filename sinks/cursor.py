@@ -7,7 +7,6 @@ duplicates, never entries.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +71,4 @@ def write_cursor(folder: Path, cursor: Cursor) -> None:
     Raises:
       OSError
     """
-    temporary = folder / (NAME + ".new")
-    disk.unlink(temporary)
-    fd = disk.create(temporary)
-    try:
-        disk.write(fd, [build_cursor(cursor)])
-        disk.fdatasync(fd)
-    finally:
-        os.close(fd)
-    disk.rename(temporary, folder / NAME)
-    disk.fsync_folder(folder)
+    disk.replace_file(folder / NAME, build_cursor(cursor))

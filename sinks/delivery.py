@@ -22,20 +22,23 @@ from collector.batch import Block, Delivery, StreamKey
 from collector.snapshot import SinkSnapshot
 from sinks.accounts import Accounts
 from sinks.base import Item, Transport
-from sinks.intake import Intake, Release
-from sinks.log import DAMAGED, SHUTDOWN, START, Appended, Entry, Log, Lost
+from sinks.intake import APPEND_BYTES, Intake, Release
+from sinks.log import DAMAGED, QUEUE_FULL, SHUTDOWN, SPOOL_FULL, START, SUSPENDED, Appended, Entry, Log, Lost
 from sinks.options import SinkCommon
 from sinks.retry import Backoff
 from sinks.stats import DEFECT, ERROR, REFUSED, TIMEOUT
+from sinks.untold import Untold
 from sinks.window import Batch, Window
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 JITTER = 0.5
+HANGS_S = 5.0  # a job of the log that takes so long is not the disk's usual pace
 READ_BYTES = 4 << 20
 
-# A transport keeps its own deadlines; one that does not must not hold everything behind it for ever.
+# Of request_timeout_s, without an acknowledgement of anything. A transport keeps its own deadlines; one that does not
+# must not hold everything behind it for ever.
 DEADLINE_FACTOR = 3.0
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -72,10 +75,14 @@ class NetworkRunner:
         self._behind = False  # the log has entries that the window has not
         self._told = START  # of what is settled, what the log knows
         self._send_at_s = -math.inf  # a batch that is not full waits until then
+        self._untold = Untold()  # of what was given up here
+        self._run_id = b""
+        self._log_busy_since_s: float | None = None  # a job is in the log's thread
         self._running = False  # transport.run() is
         self._ended = False  # the log has all that there will be
         self._closing = False
         self._scope = trio.CancelScope()
+        self._deliveries: set[trio.CancelScope] = set()
         self._log_lock = trio.Lock()  # the order of the jobs is the order in which their results are taken
         self._more = trio.Event()  # for absorb: items, room, or the end
         self._changed = trio.Event()  # for send: anything
@@ -93,11 +100,41 @@ class NetworkRunner:
 
     def put(self, item: Item, release: Release | None = None) -> None:
         """Queue an item; `release` is called when it is off our hands."""
-        self._intake.put(item, release)
+        self._run_id = item.stream.run
         if isinstance(item, Block):
             self._accounts.offer(item)
+        if self._untold and self._can_tell():
+            self._tell_untold()
+        self._intake.put(item, release)
+        if self._hangs():
+            self._shed()
         self._note_waiting()
         self._more.set()
+
+    def _hangs(self) -> bool:
+        """Whether the spool's disk does: what waits for it takes the memory that the archive needs."""
+        since_s = self._log_busy_since_s
+        return (
+            self._options.when_full != "block" and since_s is not None and trio.current_time() - since_s >= HANGS_S
+        )
+
+    def _shed(self) -> None:
+        """Give up what is too much to wait for a disk that hangs."""
+        room_bytes = min(APPEND_BYTES, self._options.queue_bytes)
+        self._accounts.give_up(self._intake.refuse(room_bytes, SUSPENDED, self._untold, at_least_one=True))
+
+    def _can_tell(self) -> bool:
+        """Whether what was given up came to an end: a gap for each block of a long outage would be as many again."""
+        if self._log.durable:
+            return not self._hangs()
+        return self._window.room_bytes >= self._window.limit_bytes // 2
+
+    def _tell_untold(self) -> None:
+        """Queue gaps for what was given up here; of an earlier run nothing follows that could say it."""
+        while self._untold:
+            note = self._untold.pop()
+            if note.stream.run == self._run_id:
+                self._intake.put(note, None)
 
     def leave_out(self, events: int) -> None:
         """Count entries that the sink's filter has left out of what it is offered."""
@@ -121,6 +158,8 @@ class NetworkRunner:
                     nursery.start_soon(self._run_transport)
                     nursery.start_soon(self._absorb)
                     nursery.start_soon(self._tick)
+                    nursery.start_soon(self._watch_log)
+                    nursery.start_soon(self._prolong)
                     await self._send(nursery)
                     nursery.cancel_scope.cancel()
         finally:
@@ -155,8 +194,18 @@ class NetworkRunner:
 
     # ---- into the log
 
+    async def _ask_log(self, job: Callable[[], Any]) -> Any:
+        """Run a job in the log's thread; one at a time."""
+        self._log_busy_since_s = trio.current_time()
+        try:
+            return await self._in_thread(job)
+        finally:
+            self._log_busy_since_s = None
+
     async def _absorb(self) -> None:
-        while self._intake or not self._closing:
+        while self._intake or self._untold or not self._closing:
+            if self._closing:
+                self._tell_untold()
             chunk = self._chunk()
             if not chunk:
                 self._more = trio.Event()
@@ -166,7 +215,7 @@ class NetworkRunner:
                 self._more = trio.Event()
                 await self._more.wait()  # a tick sets it too: room may have come about by itself
         async with self._log_lock:
-            self._take_in(await self._in_thread(self._log.finish))
+            self._take_in(await self._ask_log(self._log.finish))
         self._ended = True
         self._changed.set()
 
@@ -177,7 +226,7 @@ class NetworkRunner:
         except trio.WouldBlock:
             await self._log_lock.acquire()
         try:
-            done: Appended = await self._in_thread(partial(self._log.append, chunk, self._window.handed))
+            done: Appended = await self._ask_log(partial(self._log.append, chunk, self._window.handed))
             self._intake.take(done.taken)
             self._take_in(done)
         finally:
@@ -191,7 +240,9 @@ class NetworkRunner:
         if self._log.durable or self._options.when_full == "drop_oldest":
             return self._intake.front(math.inf, at_least_one=True)
         if self._options.when_full == "drop_newest":
-            self._accounts.give_up(self._intake.refuse(window.room_bytes, at_least_one=is_empty))
+            self._accounts.give_up(
+                self._intake.refuse(window.room_bytes, QUEUE_FULL, self._untold, at_least_one=is_empty)
+            )
         return self._intake.front(window.room_bytes, at_least_one=is_empty)
 
     def _take_in(self, done: Appended) -> None:
@@ -206,8 +257,13 @@ class NetworkRunner:
                 accounts.spooled_events = window.held_events
                 accounts.give_up(gone)
                 self._behind = False
-            accounts.spooled_events += sum(entry.parcel.events for entry in done.entries) - done.dropped.total_events
+            accounts.spooled_events += done.written_events - done.dropped.total_events
             accounts.give_up(done.dropped)
+            window.oldest = done.oldest
+            if done.made_room:
+                lost = window.drop_gone(SPOOL_FULL, self._untold)
+                accounts.spooled_events -= lost.total_events
+                accounts.give_up(lost)
         for entry in done.entries:
             if self._behind:
                 break
@@ -216,7 +272,9 @@ class NetworkRunner:
                 break
             self._hold(entry)
         if not self._log.durable and self._options.when_full == "drop_oldest":
-            accounts.give_up(window.drop_oldest())
+            accounts.give_up(window.drop_oldest(self._untold))
+        if not self._something_waits():
+            self._waiting_since_s = None
         if not waited or self._behind or window.waiting_bytes >= self.transport.batch_bytes:
             self._changed.set()  # else what waits for more goes on waiting
 
@@ -238,7 +296,7 @@ class NetworkRunner:
                     continue
             elif self._running and window.in_flight < transport.max_in_flight and window.has_waiting:
                 ready_s = self._ready_s()
-                if ready_s <= trio.current_time() and (batch := window.next_batch(transport.batch_bytes)):
+                if ready_s <= trio.current_time() and (batch := self._next_batch()):
                     began = trio.Event()
                     nursery.start_soon(self._deliver, batch, began)
                     await began.wait()  # so that the next one cannot overtake it
@@ -248,6 +306,9 @@ class NetworkRunner:
                 continue
             with trio.move_on_at(ready_s):
                 await self._changed.wait()
+
+    def _next_batch(self) -> Batch | None:
+        return self._window.next_batch(self.transport.batch_bytes, self.transport.batch_events)
 
     def _ready_s(self) -> float:
         """When the next batch goes: at once where it is full or nothing more comes, else after it has waited."""
@@ -274,16 +335,29 @@ class NetworkRunner:
         started_s = trio.current_time()
         answer, reason = Delivery.ERRORED, TIMEOUT
         try:
-            with trio.move_on_after(self._options.request_timeout_s * DEADLINE_FACTOR):
+            with trio.move_on_after(self._options.request_timeout_s * DEADLINE_FACTOR) as scope:
+                self._deliveries.add(scope)
                 answer = await self.transport.deliver(parcels)
                 reason = REFUSED if answer is Delivery.REJECTED else ERROR
         except Exception as e:
             reason = DEFECT
             logger.error("a sink failed in a way that it should not", exc_info=e, extra={"fields": {"sink": self.name}})
+        finally:
+            self._deliveries.discard(scope)
         stats.request_duration.observe(trio.current_time() - started_s)
         if answer is not Delivery.DELIVERED:
             stats.failures[reason] += 1
         self._take_back(batch, answer)
+
+    async def _prolong(self) -> None:
+        """Give all batches on their way more time as long as the receiver acknowledges parts of them."""
+        timeout_s = self._options.request_timeout_s
+        while True:
+            acknowledged = self.transport.state.acknowledged
+            await trio.sleep(timeout_s)
+            if self.transport.state.acknowledged != acknowledged:
+                for scope in self._deliveries:
+                    scope.deadline = trio.current_time() + timeout_s * DEADLINE_FACTOR
 
     def _take_back(self, batch: Batch, answer: Delivery) -> None:
         """A batch is not on its way any more: settle what can be."""
@@ -327,7 +401,7 @@ class NetworkRunner:
         window = self._window
         size_bytes = max(1, min(window.room_bytes, max(READ_BYTES, self.transport.batch_bytes)))
         async with self._log_lock:
-            back = await self._in_thread(partial(self._log.read, window.handed, size_bytes))
+            back = await self._ask_log(partial(self._log.read, window.handed, size_bytes))
             for entry in back.entries:
                 self._hold(entry)
             window.handed = back.position
@@ -357,11 +431,17 @@ class NetworkRunner:
 
     # ---- the log's care
 
+    async def _watch_log(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            if self._hangs():
+                self._shed()
+
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
             async with self._log_lock:
-                took_s = await self._in_thread(self._care())
+                took_s = await self._ask_log(self._care())
             if took_s is not None:
                 self._accounts.stats.fsync_duration.observe(took_s)
             self._more.set()
@@ -383,16 +463,19 @@ class NetworkRunner:
         """The end: what is not delivered goes into the spool, or is counted."""
         accounts = self._accounts
         if not self._ended:
+            self._tell_untold()
             while self._intake and self._log.durable:
                 chunk = self._intake.front(math.inf, at_least_one=True)
                 if await self._append(chunk) < len(chunk):
                     break
             async with self._log_lock:
-                self._take_in(await self._in_thread(self._log.finish))
+                self._take_in(await self._ask_log(self._log.finish))
         accounts.give_up(self._intake.clear(SHUTDOWN))
-        if not self._log.durable:
-            accounts.give_up(self._window.clear(SHUTDOWN))
-        await self._in_thread(self._care())
+        lost = self._window.clear(SHUTDOWN, gone_only=self._log.durable)
+        if self._log.durable:
+            accounts.spooled_events -= lost.total_events
+        accounts.give_up(lost)
+        await self._ask_log(self._care())
         if accounts.spooled_events:
             logger.warning("what a sink did not deliver stays in its spool, for the next run", extra={"fields": {
                 "sink": self.name, "events": accounts.spooled_events, "why": self.transport.state.last_error,

@@ -8,13 +8,13 @@ None waits for another. The one thing that they share is the memory budget: a si
 part of it, and so in the end makes the daemon stop reading.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import trio
 
+from collector.archive.tally import OVERRUN
 from collector.batch import Block, Note, NoteKind, SinkState
 from collector.snapshot import SinkSnapshot
 from sinks.base import Acknowledgements, Follower, Item, SealedSegment
@@ -72,7 +72,7 @@ class Fanout:
         self._archive = archive
         self._routes = tuple(routes)
         self._followers = tuple(followers)
-        self._deadline_s = math.inf
+        self._following = trio.CancelScope()  # what the followers do at the end; its deadline may come nearer meanwhile
 
     @property
     def queued_events(self) -> int:
@@ -106,6 +106,8 @@ class Fanout:
                     route.runner.put(item)
             return
         picked = [(route, route.pick(item)) for route in self._routes]
+        if item.gaps:
+            self._tell_gaps(item, [route for route, block in picked if block is None])
         takers = sum(block is not None for _, block in picked)
         share = _Share(release, 1 + takers) if release is not None and takers else release
         self._archive.put(item, share)
@@ -113,6 +115,22 @@ class Fanout:
             route.runner.leave_out(item.events - (block.events if block is not None else 0))
             if block is not None:
                 route.runner.put(block, share)
+
+    @staticmethod
+    def _tell_gaps(block: Block, routes: Sequence[Route]) -> None:
+        """Give the gaps of a block to those who are given nothing else of it."""
+        for route in routes:
+            if route.takes(block.stream.instance, block.stream.cpu):
+                for gap in block.gaps:
+                    route.runner.put(Note(NoteKind.GAP, block.stream, {
+                        "cause": OVERRUN, "count": gap.lost, "from_ts": block.first_ts, "to_ts": block.last_ts,
+                        "detail": f"in block {block.number}, of which nothing passes the filter",
+                    }))  # fmt: skip
+
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """Those that bring the archive's segments somewhere, and are told what retention removes."""
+        return self._followers
 
     async def open(self) -> None:
         """Open the logs of the network sinks; an error here ends the daemon's start."""
@@ -137,7 +155,7 @@ class Fanout:
           deadline_s: by trio's clock; the archive takes what it has whatever the time, the others leave it to the
             next run. Can be called again with an earlier one.
         """
-        self._deadline_s = min(self._deadline_s, deadline_s)
+        self._following.deadline = min(self._following.deadline, deadline_s)
         self._archive.finish()
         for route in self._routes:
             route.runner.finish(deadline_s)
@@ -147,7 +165,7 @@ class Fanout:
         await self._archive.close()
         for route in self._routes:
             await route.runner.close()
-        with trio.move_on_at(self._deadline_s):
+        with self._following:
             async with trio.open_nursery() as nursery:
                 for follower in self._followers:
                     nursery.start_soon(follower.drain)

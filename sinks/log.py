@@ -76,8 +76,11 @@ class Appended:
 
     taken: int = 0  # items that are off the caller's hands; the others must wait for room
     entries: list[Entry] = field(default_factory=list)  # that are in the log now
+    written_events: int = 0  # into the log; some may have had to go again
     refused: Lost = field(default_factory=Lost)  # items that were not put into the log
     dropped: Lost = field(default_factory=Lost)  # from the log, to make room; none of it was handed out
+    made_room: bool = False  # segments were dropped
+    oldest: int = -1  # Position.segment of what is here still: entries before are in the caller's memory alone
     vanished: bool = False  # all that was not handed out is gone: somebody has removed it
 
 
@@ -273,6 +276,13 @@ def parcel_of_record(kind: int, body: Mapping[str, Any] | bytes, run: bytes) -> 
         return Parcel(Kind(kind), body, run)
     stream = StreamKey(body["run"], body["inst"], body["cpu"]) if "inst" in body else None
     return Parcel(Kind(kind), pack(body), stream.run if stream is not None else run, stream)
+
+
+def gap_of_parcel(parcel: Parcel) -> Note:
+    """The note that a gap record was made of."""
+    assert parcel.stream is not None
+    body = unpack(parcel.body, "gap")
+    return Note(NoteKind.GAP, parcel.stream, {key: body[key] for key in body if key not in ("run", "inst", "cpu")})
 
 
 def parse_parcel(kind: int, body: memoryview, run: bytes) -> Parcel:

@@ -3,16 +3,22 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from collector.config_types import GIB, MIB, Auto, Cpus, Names, Section
+from collector.config_types import GIB, MIB, Auto, Cpus, Names, Section, SinkSection
 from sinks.base import Follower, SinkContext, Transport
 
 WhenFull = Literal["spool", "block", "drop_oldest", "drop_newest"]
 
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+SPOOL_FOLDER = "spool"  # in the archive's folder: of the sinks that name none
+
+# What the archive itself is called in metrics that have a series of each sink too.
+ARCHIVES_NAMES = ("archive", "file")
 
 
 class FilterOptions(Section):
@@ -35,7 +41,7 @@ class FilterOptions(Section):
         return None if "*" in self.events or "*:*" in self.events else tuple(sorted(set(self.events)))
 
 
-class SinkCommon(Section):
+class SinkCommon(SinkSection):
     """What each of [[sinks]] has; the model of a type adds its own, and `type: Literal["its name"]`."""
 
     type: str
@@ -60,6 +66,8 @@ class SinkCommon(Section):
     def _name_is_a_folder_name(cls, value: str) -> str:
         if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value):
             raise ValueError("a name of letters, digits and _ . - that starts with a letter, a digit or _")
+        if value in ARCHIVES_NAMES:
+            raise ValueError('another name than "archive" and "file": in the metrics they are the archive\'s own')
         return value
 
     @field_validator("spool_folder")
@@ -84,6 +92,11 @@ class SinkCommon(Section):
     def spools(self) -> bool:
         """Whether what is not acknowledged is kept on disk; else in memory alone."""
         return self.when_full == "spool" or self.spool_folder is not None
+
+    def spool_path(self, archive: Path) -> Path | None:
+        if not self.spools:
+            return None
+        return archive / SPOOL_FOLDER / self.title if self.spool_folder is None else Path(self.spool_folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,36 +3,20 @@
     password = { file = "/etc/ftrace-collector/password" }
     password = { credential = "forward-password" }         # LoadCredential= of the unit
 
-A configuration is read by more people than a secret is, and is printed by `config show`.
+A configuration is read by more people than a secret is, and `config show` prints it: where a secret is, never what.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import model_validator
-
-from collector.config_types import Section
+from collector.config_types import Secret
 from collector.errors import ConfigError
+
+__all__ = ["MAX_SECRET_BYTES", "Secret", "mask", "read_secret"]
 
 # No password or key is larger; a wrong path to a huge file must not be read to its end.
 MAX_SECRET_BYTES = 64 * 1024
-
-
-class Secret(Section):
-    """Where a secret is."""
-
-    file: str | None = None  # its path
-    credential: str | None = None  # its name in $CREDENTIALS_DIRECTORY
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "Secret":
-        if (self.file is None) == (self.credential is None):
-            raise ValueError("either file or credential")
-        if self.credential is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]+", self.credential):
-            raise ValueError(f"the name of a credential, not {self.credential!r}")
-        return self
 
 
 def read_secret(secret: Secret, environ: Mapping[str, str] = os.environ) -> str:
@@ -73,3 +57,10 @@ def _path_of(secret: Secret, environ: Mapping[str, str]) -> Path:
             hint=f"add LoadCredential={secret.credential}:PATH to the unit, or name a file",
         )
     return Path(folder) / secret.credential
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Take secrets out of what a library says of its settings."""
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, "***")
+    return text

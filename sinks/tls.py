@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from collector.config_types import Section
+from collector.config_types import FilePath, Section
 from collector.errors import ConfigError
 
 
@@ -15,9 +15,9 @@ class TlsConfig(Section):
     """How a receiver is known, and how we are known to it; an empty table is TLS by the system's certificates."""
 
     verify: bool = True  # False takes any certificate: then anyone on the way can read and answer
-    ca_file: str | None = None  # PEM; None: the system's
-    cert_file: str | None = None  # PEM, our own certificate and its chain
-    key_file: str | None = None  # PEM; None: the key stands in cert_file
+    ca_file: FilePath | None = None  # PEM; None: the system's
+    cert_file: FilePath | None = None  # PEM, our own certificate and its chain
+    key_file: FilePath | None = None  # PEM; None: the key stands in cert_file
     server_name: str | None = None  # in the server's certificate; None: the host that is connected to
 
     @model_validator(mode="after")

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.log import QUEUE_FULL, START, Entry, Lost
+from sinks.log import QUEUE_FULL, START, Entry, Lost, gap_of_parcel
+from sinks.untold import Untold
+
+# Notes that are kept of what was dropped, the newest: a receiver that is away for days must not fill the memory.
+MOST_NOTES = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +42,7 @@ class Window:
         self.in_flight = 0  # batches without an answer
         self.handed = START  # the log up to here is, or was, in the window
         self.settled = START  # and up to here it is off our hands
+        self.oldest = -1  # Position.segment of what the log has still: entries before are here alone
         self.has_failed = False  # a batch came back: nothing is sent until all are
         self._waiting: deque[Entry] = deque()
         self._batches: deque[Batch] = deque()
@@ -67,17 +72,18 @@ class Window:
         self.waiting_bytes += size_bytes
         self.handed = entry.position
 
-    def next_batch(self, most_bytes: int) -> Batch | None:
-        """The next entries, as many as go together; None when none waits."""
+    def next_batch(self, most_bytes: int, most_events: float) -> Batch | None:
+        """The next entries, as many as go together, at least one; None when none waits."""
         if not self._waiting:
             return None
         entries = [self._waiting.popleft()]
-        size_bytes = len(entries[0].parcel.body)
+        size_bytes, events = len(entries[0].parcel.body), entries[0].parcel.events
         while self._waiting and not self._one_by_one:
-            more_bytes = len(self._waiting[0].parcel.body)
-            if size_bytes + more_bytes > most_bytes:
+            more = self._waiting[0].parcel
+            if size_bytes + len(more.body) > most_bytes or events + more.events > most_events:
                 break
-            size_bytes += more_bytes
+            size_bytes += len(more.body)
+            events += more.events
             entries.append(self._waiting.popleft())
         self.waiting_bytes -= size_bytes
         batch = Batch(entries)
@@ -125,43 +131,72 @@ class Window:
             self._one_by_one = len(batches[0].entries)
         return batches
 
-    def drop_oldest(self) -> Lost:
+    def drop_oldest(self, untold: Untold) -> Lost:
         """Make room: the oldest blocks that are not on their way go.
 
-        Header and objects stay for the blocks behind them, unless the next header makes them useless.
+        Header and objects stay for the blocks behind them, unless the next header makes them useless; the last notes
+        stay in any case.
+
+        Args:
+          untold: gets the blocks.
         """
         lost = Lost()
         names: list[Entry] = []  # the front epoch's header and objects
-        notes: list[Entry] = []
+        notes: deque[Entry] = deque()
         while self._waiting and self.held_bytes > self.limit_bytes:
             entry = self._waiting.popleft()
             self.waiting_bytes -= len(entry.parcel.body)
             kind = entry.parcel.kind
             if kind == Kind.BLOCK:
-                self._let_go(entry)
-                lost.add(QUEUE_FULL, entry.parcel.events, len(entry.parcel.body))
+                self._give_up(entry, QUEUE_FULL, lost, untold)
                 continue
             if kind == Kind.HEADER:
                 for useless in names:
                     self._let_go(useless)
                 names = []
             (names if kind in (Kind.HEADER, Kind.OBJECT) else notes).append(entry)
+            if len(notes) > MOST_NOTES:
+                self._let_go(notes.popleft())
         kept = [*names, *notes]
         self._waiting.extendleft(reversed(kept))
         self.waiting_bytes += sum(len(entry.parcel.body) for entry in kept)
         return lost
 
-    def clear(self, reason: str) -> Lost:
-        """Give up everything."""
+    def drop_gone(self, reason: str, untold: Untold) -> Lost:
+        """Give up what waits and is not in the log any more.
+
+        Args:
+          untold: gets the blocks.
+        """
+        lost = Lost()
+        while self._waiting and self._waiting[0].position.segment < self.oldest:
+            entry = self._waiting.popleft()
+            self.waiting_bytes -= len(entry.parcel.body)
+            self._give_up(entry, reason, lost, untold)
+            if entry.parcel.kind == Kind.GAP:
+                untold.keep(gap_of_parcel(entry.parcel))
+        return lost
+
+    def clear(self, reason: str, *, gone_only: bool) -> Lost:
+        """The end: give up everything, or what is not in the log any more."""
         lost = Lost()
         for entry in (*(entry for batch in self._batches for entry in batch.entries), *self._waiting):
-            self._let_go(entry)
-            if entry.parcel.kind == Kind.BLOCK:
-                lost.add(reason, entry.parcel.events, len(entry.parcel.body))
+            if not gone_only or entry.position.segment < self.oldest:
+                self._give_up(entry, reason, lost)
+            else:
+                self._let_go(entry)
         self._waiting.clear()
         self._batches.clear()
         self.waiting_bytes = 0
         return lost
+
+    def _give_up(self, entry: Entry, reason: str, lost: Lost, untold: Untold | None = None) -> None:
+        parcel = entry.parcel
+        self._let_go(entry)
+        if parcel.kind == Kind.BLOCK and parcel.stream is not None:
+            lost.add(reason, parcel.events, len(parcel.body))
+            if untold is not None:
+                untold.miss(parcel.stream, parcel.events, parcel.first_ts, parcel.last_ts)
 
     def _let_go(self, entry: Entry) -> None:
         self.held_events -= entry.parcel.events

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import trio
 
 from collector.archive.frame import Kind, build_record
 from collector.archive.info import summarise
@@ -18,7 +19,7 @@ from collector.daemon import run
 from collector.errors import ConfigError
 from collector.snapshot import SinkSnapshot
 from sinks import fanout, registry
-from sinks.base import Parcel, SinkContext
+from sinks.base import Parcel, SealedSegment, SinkContext
 from sinks.options import SinkCommon, SinkType
 from tests.contract.receiver import MemoryTransport, Receiver
 
@@ -115,6 +116,38 @@ def test_a_dead_sink_holds_up_neither_the_archive_nor_another(world: World, tmp_
     assert run(world.config('[[sinks]]\ntype = "memory"\nname = "dead"\n'), replay=world.case) == 0
     end = world.ends["dead"]
     assert (end.replayed_events, end.acked_events) == (before, world.events)
+
+
+class Follower:
+    """Brings nothing anywhere, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.name = "follower"
+        self.removed: list[str] = []
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def drain(self) -> None: ...
+
+    def snapshot(self) -> SinkSnapshot:
+        return SinkSnapshot(name=self.name)
+
+    def is_acknowledged(self, segment: SealedSegment) -> bool:
+        return False
+
+    def note_removal(self, segment: SealedSegment) -> None:
+        self.removed.append(segment.name)
+
+
+def test_a_follower_is_told_what_retention_removes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    follower = Follower()
+    monkeypatch.setattr(registry, "LOADERS", {"memory": lambda: SinkType(MemoryOptions, lambda *_: follower)})
+    config = world.config('max_age_s = 0.000000001\n[[sinks]]\ntype = "memory"\n')
+    assert run(config, replay=world.case) == 0
+    assert len(follower.removed) == 1
+    assert list((world.folder / "archive").glob("*.ftseg*")) == []
 
 
 def test_filters_by_cpu_and_instance_share_the_blocks(world: World, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PURE = {
     "sinks.retry",
     "sinks.forward.chunks", "sinks.forward.protocol", "sinks.forward.records",
     "sinks.objectstore.manifest", "sinks.objectstore.names",
+    "sinks.stream.checks",
     "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
 }  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}
@@ -142,8 +143,8 @@ def test_only_metrics_and_http_import_the_prometheus_client() -> None:
 
 def test_only_config_and_the_sinks_import_pydantic() -> None:
     users = {m for m in SOURCES if any(within(name, "pydantic") for name in imports(m))}
-    names = ("config", "config_models", "config_sinks", "config_trace", "config_types")
-    configs = {f"collector.{name}" for name in names}
+    names = ("models", "problems", "show", "sinks", "trace", "types")
+    configs = {"collector.config", *(f"collector.config_{name}" for name in names)}
     assert {m for m in users if not within(m, "sinks")} == configs
 
 

@@ -1,8 +1,8 @@
-"""What the archive does to a filesystem: one function for each step that a crash can come before or after.
+"""What the archive and the sinks do to a filesystem: one function for each step that a crash can come before or after.
 
 What is written is durable when its file was synced, and a file's name when its folder was synced after it was made or
 renamed; until then a crash of the machine may leave any part of it, in any order. Tests replace these functions to
-crash between them, so the archive and its sink call them as `disk.NAME` and nothing of `os` that writes.
+crash between them, so both call them as `disk.NAME` and nothing of `os` that writes.
 """
 
 import contextlib
@@ -72,8 +72,13 @@ def unlink(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, each durably, where they are missing."""
+    """Makes a folder and those above it, each durably, where they are missing.
+
+    One that is there may be of a process that was killed before it synced the name.
+    """
     if folder.is_dir():
+        with contextlib.suppress(OSError):  # who may not even read the folder above did not make this one
+            fsync_folder(folder.parent)
         return
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):

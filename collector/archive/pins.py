@@ -57,7 +57,7 @@ def read_pins(folder: Path) -> list[Pin]:
             pins.append(Pin(path.stem, int(value["from_ns"]), int(value["to_ns"]), int(value["made_ns"])))
         except FileNotFoundError:
             continue  # unpinned just now
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
             raise ArchiveError(
                 f"this pin cannot be read: {e}", where=str(path), hint="remove the file, and pin again"
             ) from e
@@ -156,17 +156,23 @@ def pinned_segments(folder: Path, pin: Pin) -> list[Path]:
 
 
 def read_removed_up_to(folder: Path) -> str:
-    """Gives the name of the newest segment that was removed before older ones; "" for none."""
+    """Gives the name of the newest segment that was removed before older ones; "" for none.
+
+    What is no name that the collector gives is none: it could sort behind all segments, which would all be removed.
+    """
     try:
-        return (folder / REMOVED_NAME).read_text(errors="replace").strip()
+        name = (folder / REMOVED_NAME).read_text(errors="replace").strip()
     except OSError:
         return ""
+    return name if start_ns_of(Path(name)) is not None else ""
 
 
 def write_removed_up_to(folder: Path, name: str) -> None:
     """Says, durably and before it is done, that segments up to this name are removed.
 
+    What was said of a newer one stays: the holes up to there are still there.
+
     Raises:
       OSError
     """
-    disk.replace_file(folder / REMOVED_NAME, name.encode() + b"\n")
+    disk.replace_file(folder / REMOVED_NAME, max(name, read_removed_up_to(folder)).encode() + b"\n")

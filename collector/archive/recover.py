@@ -39,11 +39,13 @@ class Recovered:
     reason: str  # recovered: sealed; sealed: only the rename was missing; quarantined: ...; failed: ...
 
 
-def recover_folder(folder: Path, *, holds_lock: bool = False) -> list[Recovered]:
+def recover_folder(folder: Path, *, holds_lock: bool = False, up_to_damage: bool = False) -> list[Recovered]:
     """Seals every stale `.part` of an archive.
 
     Args:
       holds_lock: the caller has the archive's lock already, as the daemon at its start.
+      up_to_damage: what comes behind a damaged record is cut off too, for it will come again: a loss of power leaves
+        damage in what nobody has synced, and so told nobody that it has it.
     Raises:
       ArchiveLockedError: a live process writes this archive.
       ArchiveError: no such folder, or it cannot be written.
@@ -51,29 +53,29 @@ def recover_folder(folder: Path, *, holds_lock: bool = False) -> list[Recovered]
     if not folder.is_dir():
         raise ArchiveError("no such folder", where=str(folder), expected="an archive's folder")
     if holds_lock:
-        return _recover_with_reserve(folder)
+        return _recover_with_reserve(folder, up_to_damage)
     try:
         lock = ArchiveLock(folder)
     except OSError as e:
         raise disk_error(folder, e, "lock the archive") from e
     with lock:
-        return _recover_with_reserve(folder)
+        return _recover_with_reserve(folder, up_to_damage)
 
 
-def _recover_with_reserve(folder: Path) -> list[Recovered]:
+def _recover_with_reserve(folder: Path, up_to_damage: bool) -> list[Recovered]:
     """Gives up the archive's reserve of disk space where something failed, and tries that again."""
-    done = _recover_all(folder)
+    done = _recover_all(folder, up_to_damage)
     failed = [found for found in done if found.reason.startswith(FAILED)]
     if failed and give_up_reserve(folder):
-        done = [found for found in done if found not in failed] + _recover_all(folder)
+        done = [found for found in done if found not in failed] + _recover_all(folder, up_to_damage)
     return done
 
 
-def _recover_all(folder: Path) -> list[Recovered]:
+def _recover_all(folder: Path, up_to_damage: bool) -> list[Recovered]:
     done = []
     for path in sorted(p for p in folder.iterdir() if p.name.endswith(PART_SUFFIX)):
         try:
-            done.append(_recover(path))
+            done.append(_recover(path, up_to_damage))
         except OSError as e:
             done.append(Recovered(path, 0, 0, 0, f"{FAILED}: {e.strerror}; see to the filesystem and try again"))
     for path in _ends_of_runs(folder):
@@ -81,11 +83,10 @@ def _recover_all(folder: Path) -> list[Recovered]:
             done.append(_close_run(path))
         except (OSError, ArchiveError) as e:
             done.append(Recovered(path, 0, 0, 0, f"{FAILED}: {e}; see to the filesystem and try again"))
-    if done:
-        try:
-            disk.fsync_folder(folder)
-        except OSError as e:
-            raise disk_error(folder, e, "sync the archive's folder") from e
+    try:
+        disk.fsync_folder(folder)  # in any case: who died may have renamed a segment, and not come to this
+    except OSError as e:
+        raise disk_error(folder, e, "sync the archive's folder") from e
     return done
 
 
@@ -127,7 +128,7 @@ def _close_run(path: Path) -> Recovered:
     return Recovered(SegmentWriter.create(path.parent, header).seal(unsettled, RECOVERED, False), 0, 0, 0, RECOVERED)
 
 
-def _recover(path: Path) -> Recovered:
+def _recover(path: Path, up_to_damage: bool) -> Recovered:
     try:
         with Segment(path) as segment:
             if segment.header is None:
@@ -135,6 +136,8 @@ def _recover(path: Path) -> Recovered:
             state = _Scan(segment.header, {key: of.full_name for key, of in segment.formats.items()})
             for found in segment.records():
                 if isinstance(found, Record) and state.add(found):
+                    break
+                if up_to_damage and state.end != found.end:
                     break
             size_bytes = segment.size_bytes
     except SegmentError as e:

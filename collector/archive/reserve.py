@@ -40,7 +40,8 @@ def hold_reserve(folder: Path, size_bytes: int, leave_bytes: int) -> None:
 def give_up_reserve(folder: Path) -> bool:
     """Gives the reserve's blocks back to the filesystem; False when there was none."""
     path = folder / RESERVE_NAME
-    held = path.exists()
     with contextlib.suppress(OSError):
+        held = path.exists()
         disk.unlink(path)
-    return held and not path.exists()
+        return held and not path.exists()
+    return False

@@ -141,7 +141,8 @@ class SegmentWriter(RecordWriter):
         self._doubtful = False  # a sync failed: what was not synced before it may be on the disk, or not
         self._fd = -1
         try:
-            disk.make_folder(folder)
+            if not folder.is_dir():
+                disk.make_folder(folder)
             self._fd = disk.create(self.path)
         except FileExistsError as e:
             raise ArchiveError("a segment of this name is open already", where=str(self.path), hint="recover it") from e
@@ -152,7 +153,8 @@ class SegmentWriter(RecordWriter):
         except BaseException:
             # Without its header the file is nothing; a retry must be able to create it again.
             self.abandon()
-            disk.unlink(self.path)
+            with contextlib.suppress(OSError):  # the error that led here is the one to report
+                disk.unlink(self.path)
             raise
 
     @classmethod
@@ -184,6 +186,11 @@ class SegmentWriter(RecordWriter):
             if kind == Kind.GAP:
                 self.tally.add_gap(key, body["cause"], body["count"])
         self.tally.add_record(offset, kind, crc, key, first_ts, last_ts)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it has its footer and final name: nothing may be written to it, seal() alone is to be tried again."""
+        return self.path == self.final_path
 
     @property
     def unsynced_bytes(self) -> int:
@@ -241,16 +248,16 @@ class SegmentWriter(RecordWriter):
             for key, of in closing.items()
         }
         try:
-            if self.path != self.final_path:  # else an earlier try came as far as the rename
+            if not self.is_ended:  # else an earlier try came as far as the rename: what that one was given holds
                 sealed_ns = time.time_ns() if sealed_ns is None else sealed_ns
                 self._end(pack(self.tally.build_footer(
                     self.header.run, self.header.segment, totals, reason, last, sealed_ns
                 )))  # fmt: skip
+                self.closing = {key: of.closing(totals.get(key)) for key, of in self.tally.streams.items()}
             disk.fsync_folder(self.final_path.parent)
         except OSError as e:
             raise disk_error(self.path, e, "seal the segment") from e
         self.synced_bytes = self.size_bytes
-        self.closing = {key: of.closing(totals.get(key)) for key, of in self.tally.streams.items()}
         self.abandon()
         return self.final_path
 

@@ -2,7 +2,8 @@
 
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,8 @@ from collector.archive import disk
 from collector.archive.pins import Pin, is_pinned, read_pins, read_removed_up_to, write_removed_up_to
 from collector.archive.reserve import give_up_reserve, hold_reserve
 from collector.archive.segment import SUFFIX, start_ns_of
-from collector.batch import StreamKey
 from collector.errors import ArchiveError
-from sinks.base import Acknowledgements
+from sinks.base import Acknowledgements, Follower
 from sinks.file.retention import Choice, Limits, Sealed, choose
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,17 @@ class Shelf:
 
     Args:
       acknowledgements: those that must have a segment before it goes.
+      followers: those that are told when one goes.
     """
 
-    def __init__(self, folder: Path, limits: Limits, room: Room, acknowledgements: Sequence[Acknowledgements]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        room: Room,
+        acknowledgements: Sequence[Acknowledgements] = (),
+        followers: Sequence[Follower] = (),
+    ) -> None:
         self.segments: list[Sealed] = []  # oldest first
         self.removed = 0  # by retention, in this run
         self.pinned_bytes = 0
@@ -44,6 +52,7 @@ class Shelf:
         self._limits = limits
         self._room = room
         self._acknowledgements = acknowledgements
+        self._followers = followers
 
     @property
     def total_bytes(self) -> int:
@@ -68,18 +77,21 @@ class Shelf:
         """Look what the folder has."""
         self.segments = []
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-            self.add(path)
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue  # somebody removed it just now
+            start_ns = start_ns_of(path)
+            start_ns = stat.st_mtime_ns if start_ns is None else start_ns
+            self.segments.append(Sealed(path, stat.st_size, start_ns, max(start_ns, stat.st_mtime_ns)))
 
-    def add(self, path: Path, last_blocks: Mapping[StreamKey, int] | None = None) -> None:
+    def add(self, segment: Sealed) -> None:
         """A segment was sealed, and is the newest."""
-        stat = path.stat()
-        start_ns = start_ns_of(path)
-        start_ns = stat.st_mtime_ns if start_ns is None else start_ns
-        self.segments.append(Sealed(path, stat.st_size, start_ns, max(start_ns, stat.st_mtime_ns), last_blocks))
+        self.segments.append(segment)
 
     def forget_gone(self) -> None:
         """The folder was removed, and with it segments."""
-        self.segments = [segment for segment in self.segments if segment.path.exists()]
+        self.segments = [segment for segment in self.segments if os.path.exists(segment.path)]
 
     def retain(self, open_bytes: int, now_ns: int) -> bool:
         """Remove what goes; False when the disk has too little room even then.
@@ -144,6 +156,8 @@ class Shelf:
             if choice.passed_over:
                 self._do(partial(write_removed_up_to, self._folder, choice.remove[-1].name))
             for segment in choice.remove:
+                for follower in self._followers:  # before it is gone: who finds it missing has been told why
+                    follower.note_removal(segment)
                 self._do(partial(disk.unlink, segment.path))
                 self.segments.remove(segment)
                 removed += 1

@@ -13,17 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collector.archive import disk
-from collector.archive.lock import ArchiveLock
 from collector.archive.records import MapSource
 from collector.archive.recover import recover_folder
 from collector.archive.segment import SegmentWriter, start_ns_of
 from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
-from sinks.base import Acknowledgements, Item, SegmentContext
+from sinks.base import Acknowledgements, Follower, Item, SegmentContext
+from sinks.file.folder import HeldFolder
 from sinks.file.notes import Pending
 from sinks.file.policy import FilePolicy
+from sinks.file.retention import Sealed
 from sinks.file.shelf import Shelf
 
 logger = logging.getLogger(__name__)
@@ -58,15 +58,17 @@ class FileSink:
         self._maps = maps
         self._in_thread = in_thread
         self.acknowledgements: list[Acknowledgements] = []  # those that must have a segment before it goes
-        self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements)
-        self._lock: ArchiveLock | None = None
+        self.followers: list[Follower] = []  # those that are told when one goes
+        self._shelf = Shelf(policy.folder, policy.limits, policy.room, self.acknowledgements, self.followers)
+        self._held = HeldFolder(policy.folder)
         self._writer: SegmentWriter | None = None
         self._number = 0
-        self._newest_ns = 0  # wall time in the name of the newest segment
+        self._newest_ns = 0  # wall time in the name of the newest segment, or of the last try to begin one
         self._opening: Mapping[StreamId, Any] | None = None
         self._closing: dict[StreamId, Any] = {}  # {stream: totals map} of the last sample
         self._last_blocks: dict[StreamKey, int] = {}  # {stream: number of its last block} in the open segment
         self._closing_noted = -1  # size of the open segment behind the closing notes of a seal that failed
+        self._overdue: str | None = None  # why the open segment ends, its final name being taken
         self._opened_s = 0.0
         self._opened_wall_s = 0.0
         self._synced_s = 0.0
@@ -115,22 +117,13 @@ class FileSink:
 
     def unlock(self) -> None:
         """Let go of the folder; for a start that failed, and the last step of closing."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.let_go()
 
     # ---- in the sink's thread
 
     def _open(self) -> None:
-        folder = self.policy.folder
-        try:
-            disk.make_folder(folder)
-            self._lock = ArchiveLock(folder)
-        except OSError as e:
-            raise ArchiveFullError(
-                f"cannot use the archive folder: {e.strerror}", where=str(folder), hint="choose another with --output"
-            ) from e
-        for found in recover_folder(folder, holds_lock=True):
+        self._held.hold()
+        for found in recover_folder(self.policy.folder, holds_lock=True):
             logger.warning("repaired a segment that was not sealed", extra={"fields": {"what": str(found)}})
         self._shelf.fill()
         self._newest_ns = self._shelf.newest_ns
@@ -147,7 +140,7 @@ class FileSink:
             if self._suspended is None:
                 try:
                     self._write(item)
-                except ArchiveFullError as e:
+                except ArchiveError as e:
                     self._suspend(str(e))
                 else:
                     if isinstance(item, Block):
@@ -166,12 +159,11 @@ class FileSink:
 
     def _tick(self) -> None:
         now_s = time.monotonic()
-        self._seal_if_due(now_s)
         resume_now, self._resumption_asked = self._resumption_asked, False
-        if self._suspended is not None:
-            if resume_now or now_s - self._checked_s >= SPACE_CHECK_S:
-                self._try_to_resume(now_s)
-        else:
+        if self._suspended is not None and (resume_now or now_s - self._checked_s >= SPACE_CHECK_S):
+            self._try_to_resume(now_s)  # before sealing, which fails for ever where the file or the folder is gone
+        self._seal_if_due(now_s)
+        if self._suspended is None:
             writer = self._writer
             if writer is not None and writer.unsynced_bytes and now_s - self._synced_s >= self.policy.sync_interval_s:
                 self._sync()
@@ -180,13 +172,12 @@ class FileSink:
         self._note_state()
 
     def _close(self) -> None:
-        if self._suspended is not None:
-            self._try_to_resume(time.monotonic(), at_the_end=True)
         try:
-            if self._suspended is None:
-                self._ready()  # a run without an entry leaves a segment too: it was there and saw nothing
-                self._seal("shutdown", last=True)
-                self._shelf.let_go()
+            if self._suspended is not None or not self._try_to_seal("shutdown", last=True):
+                self._try_to_resume(time.monotonic(), at_the_end=True)
+                if self._suspended is None:
+                    self._try_to_seal("shutdown", last=True)
+            self._shelf.let_go()
         finally:
             self._note_state()
             self.unlock()
@@ -208,14 +199,14 @@ class FileSink:
         if self._writer is None:
             self._hold_folder()
             header = self._context.header(self._number, self._opening)
-            # The wall clock may have been set back; names go on sorting in the order of writing.
-            header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
+            # The wall clock may have been set back; names go on sorting in the order of writing. Each try has a name
+            # of its own: what a failed one leaves, where the disk does not even remove it, is not in its way.
+            self._newest_ns = header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
             self._writer = SegmentWriter.create(self.policy.folder, header)
             self._number += 1
-            self._newest_ns = self._writer.header.created_ns
             self._opened_s = self._synced_s = time.monotonic()
             self._opened_wall_s = time.time()
-            self._last_blocks, self._closing_noted = {}, -1
+            self._last_blocks, self._closing_noted, self._overdue = {}, -1, None
             self._write_notes(self._writer, self._context.opening_notes())
         return self._writer
 
@@ -243,7 +234,8 @@ class FileSink:
 
     def _seal_if_full(self) -> None:
         """Rotate by size; a disk without room for the footer has the blocks all the same."""
-        if self._writer is not None and self.policy.rotation.is_full(self._writer.size_bytes):
+        writer = self._writer
+        if writer is not None and self._overdue is None and self.policy.rotation.is_full(writer.size_bytes):
             self._try_to_seal("size")
 
     def _seal_if_due(self, now_s: float) -> None:
@@ -251,35 +243,49 @@ class FileSink:
         asked, self._rotation_asked = self._rotation_asked, False
         if self._writer is None:
             return
-        if asked:
-            self._try_to_seal("signal")
+        if asked or self._overdue is not None:
+            self._try_to_seal(self._overdue or "signal")
         elif self.policy.rotation.is_due(now_s - self._opened_s, self._opened_wall_s, time.time()):
             self._try_to_seal("time")
 
-    def _try_to_seal(self, reason: str) -> None:
+    def _try_to_seal(self, reason: str, *, last: bool = False) -> bool:
+        """Ends the open segment; as the run's last one also where none is open. False when the disk refuses."""
         try:
-            self._seal(reason, last=False)
+            if last:
+                self._ready()  # a run without an entry leaves a segment too: it was there and saw nothing
+            self._seal(reason, last=last)
         except ArchiveFullError as e:
             self._suspend(str(e))
+            return self._writer is not None and self._writer.is_ended
+        except ArchiveError as e:  # its name is taken; the disk has room, so nothing need be given up
+            if self._overdue is None:
+                logger.error("a segment cannot be sealed, it is written on and tried again", extra={"fields": {
+                    "why": str(e),
+                }})  # fmt: skip
+            self._overdue = reason
+        return True
 
     def _seal(self, reason: str, *, last: bool) -> None:
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return
         try:
-            path = self._end(self._writer, reason, last)
+            path = self._end(writer, reason, last)
         except ArchiveFullError:
             if not self._shelf.give_up_reserve():
                 raise
-            path = self._end(self._writer, reason, last)
+            path = self._end(writer, reason, last)
         self.last_path = path
-        self._opening = self._writer.closing
+        self._opening = writer.closing
         self._writer = None
         self._durable_events = self._written_events
-        self._shelf.add(path, self._last_blocks)
+        created_ns = writer.header.created_ns
+        sealed_ns = max(created_ns, time.time_ns())
+        self._shelf.add(Sealed(path, writer.size_bytes, created_ns, sealed_ns, self._last_blocks))
         self._look_at_the_disk(time.monotonic())
 
     def _end(self, writer: SegmentWriter, reason: str, last: bool) -> Path:
-        if self._closing_noted != writer.size_bytes:  # else an earlier try failed behind them
+        if not writer.is_ended and self._closing_noted != writer.size_bytes:  # else an earlier try failed behind them
             for note in self._context.closing_notes():
                 writer.write_note(note)
             writer.write_formats_again()
@@ -316,8 +322,8 @@ class FileSink:
                 "archiving is suspended, entries are counted and discarded until there is room",
                 extra={"fields": {"why": why, "folder": str(self.policy.folder)}},
             )
+            self._checked_s = time.monotonic()
         self._suspended = why
-        self._checked_s = time.monotonic()
 
     def _try_to_resume(self, now_s: float, *, at_the_end: bool = False) -> None:
         """Goes on where there is room.
@@ -330,6 +336,8 @@ class FileSink:
         try:
             self._free_now(at_the_end)
             self._leave_removed_file()
+            if self._writer is not None and self._writer.is_ended:
+                self._seal("", last=False)  # it has its footer: nothing may follow that
             if self._pending or self._writer is not None:
                 writer = self._ready()
                 self._write_notes(writer, self._pending.take(why))
@@ -362,24 +370,8 @@ class FileSink:
             self._writer = None
 
     def _hold_folder(self) -> None:
-        """Make the folder again where it was removed, and lock it again.
-
-        Without the lock `recover` would seal what is being written, and a second daemon would start.
-
-        Raises:
-          ArchiveFullError: it cannot be made, or another daemon has it now.
-        """
-        if self._lock is None or self._lock.path.exists():
-            return
-        folder = self.policy.folder
-        try:
-            disk.make_folder(folder)
-            lock = ArchiveLock(folder)
-        except (OSError, ArchiveError) as e:
-            raise ArchiveFullError(f"the archive folder was removed, and cannot be used again: {e}") from e
-        self._lock.close()
-        self._lock = lock
-        self._shelf.forget_gone()
+        if self._held.hold_again():
+            self._shelf.forget_gone()
 
     def _note_state(self) -> None:
         shelf, writer = self._shelf, self._writer

@@ -6,9 +6,7 @@ from typing import Protocol
 from collector.archive.frame import Kind
 from sinks.base import Parcel
 from sinks.forward.records import Rows, build_row
-
-# Header and names of an epoch that are kept for a server which comes new to it; spools end an epoch before that.
-MOST_PREAMBLE_BYTES = 32 << 20
+from sinks.forward.settled import Preamble
 
 
 class Builder(Protocol):
@@ -24,6 +22,10 @@ class Builder(Protocol):
         """
         ...
 
+    def rewind(self, preamble: Sequence[Parcel]) -> None:
+        """Forget what was taken: the next parcel is the one behind these, header and objects of its epoch."""
+        ...
+
 
 class BlockBuilder:
     """Each parcel becomes one row with its bytes as they are, so that a receiver can rebuild a segment.
@@ -35,23 +37,21 @@ class BlockBuilder:
     """
 
     def __init__(self) -> None:
-        self._preamble: list[Parcel] = []  # the last HEADER, and the OBJECTs behind it
-        self._preamble_bytes = 0
+        self._preamble = Preamble()
 
     def take(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
         """See Builder."""
-        if parcel.kind == Kind.HEADER:
-            self._preamble, self._preamble_bytes = [], 0
-        if parcel.kind in (Kind.HEADER, Kind.OBJECT):
-            self._preamble_bytes += len(parcel.body)
-            if self._preamble_bytes <= MOST_PREAMBLE_BYTES:
-                self._preamble.append(parcel)
         yield build_parcel_row(parcel, now_ns)
+        self._preamble.add(parcel)
+
+    def rewind(self, preamble: Sequence[Parcel]) -> None:
+        """See Builder."""
+        self._preamble = Preamble(preamble)
 
     @property
     def preamble(self) -> Sequence[Parcel]:
-        """What a receiver needs that has not seen this epoch's beginning."""
-        return tuple(self._preamble)
+        """What a receiver needs that has seen none of the rows that were taken up to now."""
+        return self._preamble.parcels
 
 
 def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
@@ -65,16 +65,29 @@ def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
     return Rows(build_row(now_ns, record), 1)
 
 
-def gather(pieces: Iterable[Rows], limit_bytes: int) -> Iterator[Rows]:
-    """Gives the pieces joined: as many as fit into the limit, or one that alone is larger."""
-    held: list[bytes] = []
-    size_bytes = count = 0
-    for piece in pieces:
-        if held and size_bytes + len(piece.data) > limit_bytes:
-            yield Rows(b"".join(held), count)
-            held, size_bytes, count = [], 0, 0
-        held.append(piece.data)
-        size_bytes += len(piece.data)
-        count += piece.count
-    if held:
-        yield Rows(b"".join(held), count)
+class Chunks:
+    """Joins pieces: as many as fit into the limit, or one that alone is larger.
+
+    To know where a chunk ends it takes the piece behind it too.
+    """
+
+    def __init__(self, pieces: Iterable[Rows], limit_bytes: int) -> None:
+        self.is_at_end = False  # no chunk follows
+        self._pieces = iter(pieces)
+        self._limit_bytes = limit_bytes
+        self._behind: Rows | None = None
+
+    def next(self) -> Rows | None:
+        """The next chunk, None behind the last; errors of the pieces come through."""
+        held: list[bytes] = []
+        size_bytes = count = 0
+        while (piece := self._behind or next(self._pieces, None)) is not None:
+            if held and size_bytes + len(piece.data) > self._limit_bytes:
+                self._behind = piece
+                return Rows(b"".join(held), count)
+            self._behind = None
+            held.append(piece.data)
+            size_bytes += len(piece.data)
+            count += piece.count
+        self.is_at_end = True
+        return Rows(b"".join(held), count) if held else None

@@ -1,8 +1,10 @@
 """One connection to a server: the handshake, chunks on their way, and the acknowledgements that come in any order."""
 
+import math
 import os
 import secrets
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -53,11 +55,17 @@ class SentChunk:
 class Connection:
     """An open connection whose handshake is done.
 
+    Of the chunks that are not acknowledged the first one has a deadline: a slow server has that long for each, and one
+    that has dropped a chunk is noticed though it takes others.
+
     Args:
+      ack_timeout_s: for a chunk to be acknowledged, from when it was sent and those before it were acknowledged.
       stays: the server takes more than one chunk on it.
     """
 
-    def __init__(self, stream: Stream, address: Address, reader: MessageReader, *, stays: bool) -> None:
+    def __init__(
+        self, stream: Stream, address: Address, reader: MessageReader, ack_timeout_s: float, *, stays: bool
+    ) -> None:
         self.address = address
         self.stays = stays
         self.opened_s = trio.current_time()
@@ -65,9 +73,12 @@ class Connection:
         self.failure: ConnectionFailed | None = None
         self._stream = stream
         self._reader = reader
-        self._sent: dict[str, SentChunk] = {}
+        self._ack_timeout_s = ack_timeout_s
+        self._sent: dict[str, SentChunk] = {}  # in the order of sending
+        self._is_sending = False
         self._retiring = False
         self._scope = trio.CancelScope()
+        self._overdue = trio.CancelScope()  # its deadline is that of the first chunk
 
     @property
     def certificate_not_after_s(self) -> float | None:
@@ -79,7 +90,7 @@ class Connection:
         """Whether chunks may still be sent on it."""
         return self.failure is None and not self._retiring
 
-    async def send(self, chunk: str, message: bytes, timeout_s: float) -> SentChunk:
+    async def send(self, chunk: str, message: bytes) -> SentChunk:
         """Put a chunk on the wire, behind those before it; one at a time.
 
         Raises:
@@ -88,32 +99,42 @@ class Connection:
         if self.failure is not None:
             raise self.failure
         sent = self._sent[chunk] = SentChunk()
+        self._is_sending = True
+        if self._is_first(chunk):
+            self._restart_deadline()
         try:
-            with trio.fail_after(timeout_s):
-                await self._stream.send_all(message)
-        except trio.TooSlowError:
-            raise self.fail(f"the server has not taken a message for {timeout_s:g} s") from None
+            await self._stream.send_all(message)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as e:
             raise self.fail(explain_failure(e)) from e
         except trio.Cancelled:
             self.fail("a delivery was given up in the middle of a chunk")
             raise
+        finally:
+            self._is_sending = False
+        if self._is_first(chunk):
+            self._restart_deadline()
         return sent
 
-    async def serve(self) -> None:
+    async def serve(self, acknowledged: Callable[[], None]) -> None:
         """Take acknowledgements until the connection fails, or is retired and has them all.
 
+        Args:
+          acknowledged: called for each.
         Raises:
           ConnectionFailed: why it ended.
         """
         try:
-            with self._scope:
+            with self._scope, self._overdue:
                 while True:
                     data = await self._stream.receive_some(READ_BYTES)
                     if not data:
                         self.fail("the server has closed the connection")
                     for message in self._reader.feed(bytes(data)):
                         self._take_ack(parse_ack(message))
+                        acknowledged()
+            if self._overdue.cancelled_caught:
+                what = "the server has not taken a message for" if self._is_sending else "no acknowledgement within"
+                self.fail(f"{what} {self._ack_timeout_s:g} s")
         except ProtocolError as e:
             self.fail(str(e))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as e:
@@ -140,10 +161,20 @@ class Connection:
         self._scope.cancel()
         return self.failure
 
+    def _is_first(self, chunk: str) -> bool:
+        return chunk == next(iter(self._sent), None)
+
+    def _restart_deadline(self) -> None:
+        """The first chunk has all its time from now on."""
+        self._overdue.deadline = trio.current_time() + self._ack_timeout_s if self._sent else math.inf
+
     def _take_ack(self, chunk: str) -> None:
+        was_first = self._is_first(chunk)
         sent = self._sent.pop(chunk, None)
         if sent is None:
             raise ProtocolError("wrong_ack", f"the server acknowledges a chunk that was not sent: {chunk[:40]!a}")
+        if was_first:
+            self._restart_deadline()
         sent.is_acked = True
         sent.done.set()
         self.acked += 1
@@ -153,13 +184,15 @@ class Connection:
 
 async def connect(
     address: Address, tls: ssl.SSLContext | None, server_name: str | None, credentials: Credentials | None,
-    timeout_s: float,
+    timeout_s: float, ack_timeout_s: float,
 ) -> Connection:  # fmt: skip
     """Connect, and shake hands where there is a shared key.
 
     Args:
       server_name: in the server's certificate; None: the host.
       credentials: None: the server asks for none.
+      timeout_s: for all this.
+      ack_timeout_s: see Connection.
     Raises:
       ConnectionFailed: not in that time, or refused, or it is not whom we look for.
     """
@@ -167,7 +200,7 @@ async def connect(
         with trio.fail_after(timeout_s):
             stream = await _open(address, tls, server_name)
             try:
-                return await _shake_hands(stream, address, credentials)
+                return await _shake_hands(stream, address, credentials, ack_timeout_s)
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
@@ -197,15 +230,17 @@ async def _open(address: Address, tls: ssl.SSLContext | None, server_name: str |
     return secured
 
 
-async def _shake_hands(stream: Stream, address: Address, credentials: Credentials | None) -> Connection:
+async def _shake_hands(
+    stream: Stream, address: Address, credentials: Credentials | None, ack_timeout_s: float
+) -> Connection:
     reader = MessageReader()
     if credentials is None:
-        return Connection(stream, address, reader, stays=True)
+        return Connection(stream, address, reader, ack_timeout_s, stays=True)
     helo = parse_helo(await _receive(stream, reader))
     salt = secrets.token_hex(SALT_BYTES)
     await stream.send_all(build_ping(helo, credentials, salt))
     check_pong(await _receive(stream, reader), helo, credentials, salt)
-    return Connection(stream, address, reader, stays=helo.keepalive)
+    return Connection(stream, address, reader, ack_timeout_s, stays=helo.keepalive)
 
 
 async def _receive(stream: Stream, reader: MessageReader) -> object:

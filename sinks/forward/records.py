@@ -7,7 +7,7 @@ own:
     [EventTime, {host, run, instance, report: {kind, tracer, value, unit, text}}]
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgpack
@@ -35,7 +35,8 @@ from collector.view.symbols import Symbols
 from collector.view.walltime import WallClock
 from sinks.base import Parcel
 
-# Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on.
+# Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on. The one that
+# was not used for longest goes.
 MOST_FORMATS = 16384
 
 _NS = 1_000_000_000
@@ -54,8 +55,6 @@ class Rows:
 class _Epoch:
     """What the objects since a HEADER have said."""
 
-    run: bytes = b""
-    segment: int = -1
     host: str = ""
     clocks: dict[str, Clock] = field(default_factory=dict)  # {instance: clock}
     pairs: dict[str, list[ClockPair]] = field(default_factory=dict)  # {instance: readings}
@@ -69,8 +68,6 @@ class _Epoch:
 class RecordBuilder:
     """Turns parcels into rows; takes them in the order in which the sink gets them.
 
-    It remembers two epochs: a batch that is sent again may be of the one before the newest.
-
     Args:
       limit_bytes: rows are given in pieces of about this size.
     """
@@ -78,11 +75,11 @@ class RecordBuilder:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._encoder = RowEncoder()
-        self._formats: dict[bytes, FormatObject] = {}
+        self._formats: dict[bytes, FormatObject] = {}  # in the order of their last use
         self._kinds: dict[tuple[bytes, int], RowKind] = {}  # {(format id, mode): layout}
         self._named = Symbols()  # knows which fields hold addresses
-        self._now = _Epoch()
-        self._before = _Epoch()
+        self._epoch = _Epoch()
+        self._to_learn: Sequence[Parcel] = ()  # anew, before the next parcel
 
     def take(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
         """Gives the rows that a parcel makes, in pieces; of most kinds none.
@@ -92,9 +89,14 @@ class RecordBuilder:
         Raises:
           SegmentError: the body does not read as documented, or needs a format that was not sent.
         """
+        known, self._to_learn = self._to_learn, ()
+        for before in known:
+            for _ in self.take(before, now_ns):
+                pass  # a report, which was delivered
         match parcel.kind:
             case Kind.HEADER:
-                self._begin(parcel)
+                header = parse_header(parcel.body)
+                self._epoch = _Epoch(header.host, header.clocks)
             case Kind.OBJECT:
                 yield from self._learn(parcel)
             case Kind.BLOCK:
@@ -102,22 +104,19 @@ class RecordBuilder:
             case Kind.GAP:
                 yield self._gap(parcel, now_ns)
 
-    # ---- what is remembered
+    def rewind(self, preamble: Sequence[Parcel]) -> None:
+        """Forget all but formats, and learn what header and objects say once there is something to take behind them."""
+        self._epoch, self._to_learn = _Epoch(), preamble
 
-    def _begin(self, parcel: Parcel) -> None:
-        header = parse_header(parcel.body)
-        begun = _Epoch(header.run, header.segment, header.host, header.clocks)
-        if (self._now.run, self._now.segment) != (header.run, header.segment):
-            self._before = self._now
-        self._now = begun
+    # ---- what is remembered
 
     def _learn(self, parcel: Parcel) -> Iterator[Rows]:
         """Remember what an object says; a report is a row."""
         top = Fields(unpack(parcel.body, "object"), "object")
-        if top.text("type") == "format" and top.binary("id", 8) in self._formats:
+        if top.text("type") == "format" and self._find_format(top.binary("id", 8)) is not None:
             return
         stored = parse_object(parcel.body)
-        epoch = self._now
+        epoch = self._epoch
         match stored.type:
             case "report":
                 yield self._report(parse_report(stored), parcel.run)
@@ -151,14 +150,17 @@ class RecordBuilder:
                 del self._kinds[key]
         self._formats[stored.id] = parse_format(stored)
 
-    def _epoch_of(self, run: bytes) -> _Epoch:
-        return self._before if run == self._before.run != self._now.run else self._now
+    def _find_format(self, format_id: bytes) -> FormatObject | None:
+        found = self._formats.pop(format_id, None)
+        if found is not None:
+            self._formats[format_id] = found  # the last to go
+        return found
 
     # ---- rows
 
     def _block(self, parcel: Parcel, now_ns: int) -> Iterator[Rows]:
         head = parse_block(parcel.body)
-        epoch = self._epoch_of(head.run)
+        epoch = self._epoch
         instance, cpu = head.stream
         common = _common(epoch.host, head.run, instance, cpu)
         clock, wall = epoch.clocks.get(instance), self._wall(epoch, instance)
@@ -185,7 +187,7 @@ class RecordBuilder:
 
     def _gap(self, parcel: Parcel, now_ns: int) -> Rows:
         gap = parse_gap(parcel.body)
-        epoch = self._epoch_of(gap.run)
+        epoch = self._epoch
         instance, cpu = gap.stream
         ts = gap.to_ts if gap.to_ts is not None else gap.from_ts
         wall = self._wall(epoch, instance)
@@ -197,7 +199,7 @@ class RecordBuilder:
     def _report(self, report: ReportObject, run: bytes) -> Rows:
         about = {"kind": report.kind, "tracer": report.tracer, "value": report.value, "unit": report.unit,
                  "text": report.text}  # fmt: skip
-        record = {"host": self._epoch_of(run).host, "run": run.hex(), "instance": report.instance, "report": about}
+        record = {"host": self._epoch.host, "run": run.hex(), "instance": report.instance, "report": about}
         return Rows(build_row(report.realtime_ns, record), 1)
 
     def _wall(self, epoch: _Epoch, instance: str) -> WallClock | None:
@@ -210,11 +212,11 @@ class RecordBuilder:
         return epoch.walls[instance]
 
     def _kind(self, format_id: bytes, mode: int) -> RowKind:
+        of = self._find_format(format_id)
+        if of is None:
+            raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
         found = self._kinds.get((format_id, mode))
         if found is None:
-            of = self._formats.get(format_id)
-            if of is None:
-                raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
             found = self._kinds[format_id, mode] = build_kind(of, self._named, is_raw=mode == MODE_RAW)
         return found
 

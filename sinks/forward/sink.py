@@ -6,11 +6,12 @@ a connection ends is not delivered: the runner sends it again. See docs/forward.
 
 import base64
 import logging
+import math
 import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Annotated, Literal
@@ -22,10 +23,11 @@ from collector.batch import Delivery
 from collector.config_types import KIB, MIB, Auto, Section
 from collector.errors import SegmentError
 from sinks.base import Parcel, SinkContext, TransportState
-from sinks.forward.chunks import BlockBuilder, Builder, build_parcel_row, gather
+from sinks.forward.chunks import BlockBuilder, Builder, Chunks, build_parcel_row
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
 from sinks.forward.records import RecordBuilder, Rows
+from sinks.forward.settled import Settled
 from sinks.options import Seconds, SinkCommon, SinkType
 from sinks.retry import Backoff
 from sinks.secrets import Secret, read_secret
@@ -34,9 +36,11 @@ from sinks.tls import TlsConfig, build_context
 logger = logging.getLogger(__name__)
 
 JITTER = 0.5
-TURN_FACTOR = 2.0  # of request_timeout_s, for those before a batch to be sent
 # Bodies of one batch: a compressed block makes rows of ten to a hundred times its size.
 RECORDS_BATCH_BYTES = 256 * KIB
+# A row has 120 bytes and more: a batch is four chunks or some more. One that fails is sent again as a whole.
+RECORDS_BATCH_CHUNKS = 4
+ROW_BYTES = 120
 BLOCKS_BATCH_BYTES = MIB
 
 
@@ -130,11 +134,16 @@ class ForwardTransport:
         self._tls, self._credentials, self._rng = tls, credentials, rng
         self._server_name = options.tls.server_name if options.tls is not None else None
         self._addresses = [Address(s.host or "", s.port, s.path or "", s.weight) for s in options.servers]
-        self._failed_last: Address | None = None
+        self._useless: set[Address] = set()  # whose last connection took nothing; until one takes something
         self._blocks = BlockBuilder() if options.payload == "blocks" else None
         self._builder: Builder = self._blocks or RecordBuilder(options.chunk_bytes)
-        self.batch_bytes = BLOCKS_BATCH_BYTES if self._blocks is not None else RECORDS_BATCH_BYTES
-        self._taught: Address | None = None  # the server that has this epoch's beginning
+        self.batch_bytes, self.batch_events = BLOCKS_BATCH_BYTES, math.inf
+        if self._blocks is None:
+            self.batch_bytes = RECORDS_BATCH_BYTES
+            self.batch_events = RECORDS_BATCH_CHUNKS * options.chunk_bytes / ROW_BYTES
+        self._settled = Settled()
+        self._must_rewind = False  # the builder has taken what comes again
+        self._taught: Address | None = None  # the server that has this epoch's beginning, unless something fails
         self._turn = trio.StrictFIFOLock()  # chunks go out in the order of the calls
         self._connection: Connection | None = None
         self._changed = trio.Event()  # a connection is there, or another try has failed
@@ -153,7 +162,7 @@ class ForwardTransport:
             connection = await self._connect_any()
             if connection is not None:
                 await self._use(connection)
-                if connection.acked:
+                if connection.acked or connection.failure is None:
                     backoff.reset()
                     continue
             self._wanted = trio.Event()
@@ -165,20 +174,23 @@ class ForwardTransport:
         for address in self._in_order():
             try:
                 return await connect(
-                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s
-                )
+                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s,
+                    self._options.request_timeout_s,
+                )  # fmt: skip
             except ConnectionFailed as e:
-                self._failed_last = address
                 self._note(str(e))
         self._fail()
         return None
 
     def _in_order(self) -> list[Address]:
-        """All servers: by chance, a larger weight sooner; then those without weight; then the one that failed last."""
+        """All servers: by chance, a larger weight sooner; then those without weight.
+
+        Those that let us connect but take nothing come behind all others, else no other would ever be tried.
+        """
 
         def place(address: Address) -> tuple[bool, bool, float]:
             chance = self._rng() ** (1 / address.weight) if address.weight else self._rng()
-            return address == self._failed_last, address.weight == 0, -chance
+            return address in self._useless, address.weight == 0, -chance
 
         return sorted(self._addresses, key=place)
 
@@ -186,37 +198,44 @@ class ForwardTransport:
         """Send on a connection until it ends."""
         self._connection = connection
         # What was wrong stays to be seen until something has come through.
-        self.state = TransportState(True, self.state.last_error, connection.certificate_not_after_s)
+        ends_s = connection.certificate_not_after_s
+        self.state = replace(self.state, connected=True, certificate_not_after_s=ends_s)
         self._wake()
         try:
-            await connection.serve()
+            await connection.serve(self._count_ack)
         except ConnectionFailed as e:
-            self._failed_last = connection.address
+            if not connection.acked:
+                self._useless.add(connection.address)
+                if self._useless.issuperset(self._addresses):
+                    self._useless.clear()  # from the first one again
             self._note(str(e))
             self._fail()
         finally:
             self._connection = None
             self.state = replace(self.state, connected=False)
 
-    async def _usable(self, timeout_s: float) -> Connection:
-        """The connection; waits for one.
+    def _count_ack(self) -> None:
+        self._useless.clear()
+        self.state = replace(self.state, acknowledged=self.state.acknowledged + 1)
 
+    async def _usable(self, failures: int) -> Connection:
+        """The connection; waits for one, as long as the one before it and the tries to connect take.
+
+        Args:
+          failures: there were so many when the delivery began.
         Raises:
-          ConnectionFailed: there is none, and another try has failed or takes too long.
+          ConnectionFailed: something has failed since, or there is none and another try has failed.
         """
-        failures = self._failures
-        deadline_s = trio.current_time() + timeout_s
         self._wanted.set()
         while True:
+            if failures != self._failures:
+                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
             connection = self._connection
             if connection is not None and connection.is_usable:
                 if not self._is_old(connection):
                     return connection
                 connection.retire()
-            with trio.move_on_at(deadline_s) as scope:
-                await self._changed.wait()
-            if scope.cancelled_caught or failures != self._failures:
-                raise ConnectionFailed(self.state.last_error or "no connection in time")
+            await self._changed.wait()
 
     def _is_old(self, connection: Connection) -> bool:
         age_s = trio.current_time() - connection.opened_s
@@ -228,6 +247,7 @@ class ForwardTransport:
 
     def _fail(self) -> None:
         self._failures += 1
+        self._taught = None  # it may have been in what was lost
         self._wake()
 
     def _note(self, why: str) -> None:
@@ -240,35 +260,31 @@ class ForwardTransport:
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the server has acknowledged all.
 
-        What has a deadline is each message, not the batch: a slow server makes progress.
+        What has a deadline is each message, not the batch nor those before it: a slow server makes progress.
         """
         answer = Delivery.ERRORED
         failures = self._failures
-        timeout_s = self._options.request_timeout_s
+        flight = self._settled.begin(parcels)
         try:
-            try:
-                with trio.fail_after(timeout_s * TURN_FACTOR):
-                    await self._turn.acquire()
-            except trio.TooSlowError:
-                raise ConnectionFailed("the batches before this one were not sent in time") from None
-            try:
-                sent = await self._send(parcels, failures, timeout_s)
-            finally:
-                self._turn.release()
-            await _wait_acked(sent, timeout_s)
+            async with self._turn:
+                sent = await self._send(parcels, failures)
+            await _wait_acked(sent)
             answer = Delivery.DELIVERED
-            self.state = replace(self.state, last_error=None)
+            if sent:  # else nobody has said anything
+                self.state = replace(self.state, last_error=None)
         except ConnectionFailed as e:
             self._note(str(e))
         except SegmentError as e:
             self._note(f"a block cannot be made into records: {e}")
             answer = Delivery.REJECTED
         finally:
+            self._settled.end(flight, answer)
             if answer is not Delivery.DELIVERED:
-                self._failures += 1
+                self._must_rewind = True
+                self._fail()
         return answer
 
-    async def _send(self, parcels: Sequence[Parcel], failures: int, timeout_s: float) -> list[_Sent]:
+    async def _send(self, parcels: Sequence[Parcel], failures: int) -> list[_Sent]:
         """Put chunks on the wire; gives them.
 
         Raises:
@@ -276,31 +292,50 @@ class ForwardTransport:
           SegmentError: a parcel cannot be read.
         """
         sent: list[_Sent] = []
+        await self._usable(failures)  # nothing is built while nobody is there
+        if self._must_rewind:
+            self._must_rewind = False
+            self._builder.rewind(self._settled.preamble)
         now_ns = time.time_ns()
-        beginning = self._blocks.preamble if self._blocks is not None else ()
         rows = chain.from_iterable(self._builder.take(parcel, now_ns) for parcel in parcels)
-        chunks = gather(rows, self._options.chunk_bytes)
+        chunks = Chunks(rows, self._options.chunk_bytes)
+        beginning = self._beginning()
         while (chunk := await self._next(chunks)) is not None:
-            connection = await self._usable(timeout_s)
-            if failures != self._failures:
-                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
-            if connection.address != self._taught:
-                again = gather((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
-                while (part := await self._next(again)) is not None:
-                    sent.append(_Sent(connection, await connection.send(*part, timeout_s)))
-                self._taught = connection.address
-            sent.append(_Sent(connection, await connection.send(*chunk, timeout_s)))
-            if not connection.stays:
-                connection.retire()
+            connection = await self._usable(failures)
+            while beginning and connection.address != self._taught:
+                sent += await self._teach(connection.address, beginning, failures)
+                connection = await self._usable(failures)
+            sent.append(await _put(connection, chunk))
+            self._taught = connection.address
+            beginning = self._beginning()
         return sent
 
-    async def _next(self, chunks: Iterator[Rows]) -> tuple[str, bytes] | None:
+    async def _teach(self, address: Address, beginning: Sequence[Parcel], failures: int) -> list[_Sent]:
+        """Put what a server needs first on the wire, unless another one takes its place meanwhile."""
+        sent: list[_Sent] = []
+        now_ns = time.time_ns()
+        chunks = Chunks((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
+        while (chunk := await self._next(chunks)) is not None:
+            connection = await self._usable(failures)
+            if connection.address != address:
+                return sent
+            sent.append(await _put(connection, chunk))
+        self._taught = address
+        return sent
+
+    def _beginning(self) -> Sequence[Parcel]:
+        """What stands before the next chunk."""
+        return self._blocks.preamble if self._blocks is not None else ()
+
+    async def _next(self, chunks: Chunks) -> tuple[str, bytes] | None:
         """(name, message) of the next chunk, None behind the last."""
 
         def make() -> tuple[str, bytes] | None:
-            rows = next(chunks, None)
+            rows = chunks.next()
             return None if rows is None else self._pack(rows)
 
+        if chunks.is_at_end:
+            return None  # and no hop for it
         if self._blocks is not None and not self._options.is_gzip:
             return make()  # copies some bytes: a hop to a thread would cost more
         return await trio.to_thread.run_sync(make, limiter=self._thread)
@@ -313,19 +348,28 @@ class ForwardTransport:
         return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
 
 
-async def _wait_acked(sent: Sequence[_Sent], timeout_s: float) -> None:
-    """Wait until all are acknowledged.
+async def _put(connection: Connection, chunk: tuple[str, bytes]) -> _Sent:
+    """Put a chunk on the wire.
 
-    Args:
-      timeout_s: from one acknowledgement to the next.
     Raises:
-      ConnectionFailed: one did not come.
+      ConnectionFailed: it did not go out.
+    """
+    sent = _Sent(connection, await connection.send(*chunk))
+    if not connection.stays:
+        connection.retire()
+    return sent
+
+
+async def _wait_acked(sent: Sequence[_Sent]) -> None:
+    """Wait until all are acknowledged; the connection sees to the time.
+
+    Raises:
+      ConnectionFailed: one was not.
     """
     for one in sent:
-        with trio.move_on_after(timeout_s):
-            await one.chunk.done.wait()
+        await one.chunk.done.wait()
         if not one.chunk.is_acked:
-            raise one.connection.fail(f"no acknowledgement within {timeout_s:g} s")
+            raise one.connection.fail("the connection has ended")
 
 
 def _build(options: ForwardOptions, context: SinkContext) -> ForwardTransport:

@@ -38,6 +38,11 @@ _RESERVED = {
     "security.protocol": "tls and sasl",
     "enable.ssl.certificate.verification": "tls.verify",
     "transactional.id": None,
+    # Of the Python library, which takes objects for them, or leaves out reports that the sink waits for.
+    "default.topic.config": None,
+    "delivery.report.only.error": None,
+    "logger": None,
+    "on_delivery": None,
 }
 _SECRET_WORDS = ("password", "secret", "key.pem", "jaas")
 

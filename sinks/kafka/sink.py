@@ -1,6 +1,7 @@
 """Kafka: each parcel is a message, acknowledged by all replicas, in the order of its CPU."""
 
 import logging
+import math
 import random
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -98,6 +99,7 @@ class KafkaSink:
 
     max_in_flight = 8
     batch_bytes = MIB
+    batch_events = math.inf
 
     def __init__(self, config: KafkaConfig, properties: dict[str, Value], host: str) -> None:
         self.name = config.title
@@ -236,8 +238,10 @@ class KafkaSink:
         channel.close()
 
     def _check_properties(self) -> None:
+        # Without brokers: an idempotent producer would connect to them at once.
+        properties = {name: value for name, value in self._properties.items() if name != "bootstrap.servers"}
         try:
-            Producer({**self._properties, "logger": SILENT})
+            Producer({**properties, "logger": SILENT})
         except KafkaException as e:
             raise ConfigError(
                 f"librdkafka refuses the settings: {describe(e)}",

@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import obstore.store
@@ -16,7 +16,7 @@ from sinks.objectstore.store import Store, explain
 from sinks.objectstore.uploader import Place, Uploader
 from sinks.options import Seconds, SinkCommon, SinkType
 from sinks.retry import Backoff
-from sinks.secrets import Secret, read_secret
+from sinks.secrets import Secret, mask, read_secret
 from sinks.tls import TlsConfig, build_context
 
 SCHEMES = ("s3", "gs", "az", "file")
@@ -33,6 +33,8 @@ _NO_SECRETS = ("access_key_id", "sse_kms_key_id", "sse_bucket_key_enabled", "tok
 
 class ObjectStoreConfig(SinkCommon):
     """The settings of a sink of type objectstore."""
+
+    not_here: ClassVar[tuple[str, ...]] = _NOT_HERE
 
     type: Literal["objectstore"]
     url: str  # s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, file:///FOLDER
@@ -75,6 +77,10 @@ class ObjectStoreConfig(SinkCommon):
             raise ValueError("no tls.cert_file and tls.server_name: object stores know clients by their keys")
         return self
 
+    @property
+    def spools(self) -> bool:
+        return False  # the archive is its spool
+
 
 def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
     """Give obstore's store, without connecting.
@@ -82,8 +88,8 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
     Raises:
       ConfigError: a secret or a certificate cannot be used, or obstore refuses an option.
     """
-    settings: dict[str, Any] = {**config.options}
-    settings |= {name: read_secret(of) for name, of in config.secret_options.items()}
+    secrets = {name: read_secret(of) for name, of in config.secret_options.items()}
+    settings: dict[str, Any] = {**config.options, **secrets}
     if urlsplit(config.url).scheme == "file":
         settings["mkdir"] = True
     else:
@@ -103,10 +109,10 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
         return obstore.store.from_url(config.url, **settings)
     except (BaseError, ValueError, TypeError, OSError) as e:
         raise ConfigError(
-            f"the object store cannot be used: {explain(e)}",
+            f"the object store cannot be used: {mask(explain(e), secrets.values())}",
             where=f"sink {config.title}",
             hint="see url, options and secret_options of [[sinks]]",
-        ) from e
+        ) from (None if secrets else e)  # its text may quote a secret
 
 
 def endpoint_of(config: ObjectStoreConfig) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,7 @@ class Uploader:
         self._noted = True  # the progress is durable
         self._pending: dict[str, _Pending] = {}  # {file name: ...} sealed, not uploaded
         self._done: frozenset[str] = frozenset()  # file names; replaced whole, other threads read it
+        self._going: dict[str, _Pending] = {}  # {file name: ...} removed by retention, not uploaded by then
         self._waiting_since_s: float | None = None
         self._unreadable: set[str] = set()  # file names that were told
         self._stopped = False
@@ -109,6 +110,21 @@ class Uploader:
     def is_acknowledged(self, segment: SealedSegment) -> bool:
         """Whether a segment is in the store, whole and for certain; from any thread."""
         return segment.name in self._done
+
+    def note_removal(self, segment: SealedSegment) -> None:
+        """Retention is about to remove a segment; what is not uploaded by then is counted at the next look.
+
+        Else one that is sealed and removed between two looks would be lost in silence. From any thread.
+        """
+        if segment.name in self._done:
+            return
+        path = self._place.archive / segment.name
+        try:
+            self._going[segment.name] = _Pending(path.stat().st_size, count_events(path))
+        except FileNotFoundError:
+            pass  # somebody else removed it before, and where a look had seen it, the next one missed and counted it
+        except OSError:
+            self._going[segment.name] = NOTHING  # nobody knows what is in it
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Upload each segment once it is sealed, until cancelled."""
@@ -135,6 +151,8 @@ class Uploader:
             self._fail(str(e))
         finally:
             self._stopped = True
+            if self._loaded:
+                self._lose_going(())
             if self._pending:
                 logger.warning("segments are not uploaded yet; the next run goes on", extra={"fields": {
                     "sink": self.name, "segments": len(self._pending), "why": self.state.last_error,
@@ -232,14 +250,25 @@ class Uploader:
     def _look(self, present: dict[str, _Pending]) -> None:
         for name in [name for name in self._pending if name not in present]:
             self._lose(name)
+        self._lose_going(present)
         self._pending = {name: of for name, of in present.items() if name not in self._progress.uploaded}
         if not self._pending:
             self._waiting_since_s = None
         elif self._waiting_since_s is None:
             self._waiting_since_s = trio.current_time()
 
+    def _lose_going(self, present: Collection[str]) -> None:
+        """Count what retention has removed since the last look; what is present still waits for that."""
+        for name in [name for name in list(self._going) if name not in present]:
+            if name in self._progress.uploaded:  # it was on its way
+                del self._going[name]
+            else:
+                self._lose(name)
+
     def _lose(self, name: str) -> None:
-        of = self._pending.pop(name)
+        """Count a segment that is gone: once, whoever finds it out."""
+        going = self._going.pop(name, NOTHING)
+        of = self._pending.pop(name, going)
         self.counts.lost_segments += 1
         self.counts.lost_events += of.events
         self.counts.lost_bytes += of.size_bytes

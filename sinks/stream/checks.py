@@ -1,4 +1,4 @@
-"""What no sender of ours sends, and no segment could hold: counts, totals, names without end. Pure."""
+"""What no sender of ours sends, and no segment could hold: numbers and names without end. Pure."""
 
 from collections.abc import Iterable
 
@@ -12,6 +12,7 @@ from sinks.stream.run import MAX_STREAMS
 # What no kernel counts to, for sums of larger numbers would fit no footer.
 MAX_COUNT = 1 << 40  # of one block or gap
 MAX_TOTAL = 1 << 58
+MAX_CREATED_NS = 1 << 63  # wall time; those of the next segments are later
 
 # Names stand in the footer once for each stream, and a footer has 64 MiB at most.
 MAX_NAME_BYTES = 256  # of an instance, a system, an event
@@ -55,6 +56,9 @@ def check_header(header: Header) -> None:
     """Raises SegmentError when no segment could begin with it."""
     if len(header.streams) > MAX_STREAMS or len(header.clocks) > MAX_STREAMS:
         raise SegmentError("too many streams", expected=f"at most {MAX_STREAMS} a run", got=str(len(header.streams)))
+    if header.created_ns > MAX_CREATED_NS:
+        raise SegmentError("a time that no clock shows", expected=f"at most {MAX_CREATED_NS}",
+                           got=str(header.created_ns))  # fmt: skip
     _check_names(header.clocks)
     _check_names(instance for instance, _ in header.streams)
     for totals in header.opening.values():

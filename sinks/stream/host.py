@@ -3,7 +3,7 @@
 All methods block; one at a time is called, in a thread. What is taken is durable when `take` has returned.
 """
 
-import os
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from collector.archive.fields import unpack
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.objects import END, open_object
-from collector.archive.recover import recover_folder
-from collector.archive.segment import SUFFIX, SegmentWriter, disk_error
+from collector.archive.recover import FAILED, recover_folder
+from collector.archive.segment import SUFFIX, SegmentWriter, disk_error, start_ns_of
 from collector.archive.tally import RECOVERED
 from collector.archive.totals import build_totals
 from collector.batch import Block, StreamKey
@@ -25,7 +25,10 @@ from collector.errors import ArchiveFullError, SegmentError
 from sinks.base import Parcel
 from sinks.stream.checks import check_block, check_counts, check_header, check_name, check_totals
 from sinks.stream.names import Names
+from sinks.stream.room import check_room
 from sinks.stream.run import Run, parse_end
+
+logger = logging.getLogger(__name__)
 
 # Of objects that come at once, decompressed: what takes long for one sender keeps others waiting.
 MAX_UNPACKED_BYTES = 256 << 20
@@ -81,10 +84,6 @@ class MalformedError(SegmentError):
         self.taken = taken
 
 
-class NoRoomError(ArchiveFullError):
-    """Less is free on the disk than has to stay free; nothing was touched."""
-
-
 class HostArchive:
     """The folder of one sender.
 
@@ -107,18 +106,21 @@ class HostArchive:
         self._writer: SegmentWriter | None = None
         self._written: set[bytes] = set()  # ids of the objects that the open segment has
         self._opened_s = 0.0
+        self._newest_ns = 0  # wall time in the name of the newest segment
+        self._goes_on = False  # the run, behind its last sealed segment
         self._records = 0  # of the open segment
         self._index_bytes = 0  # in its footer, about
         self._is_turn_over = False  # what takes long was done
-        self._check_room()
+        check_room(self.folder, self.policy.min_free_bytes)
         try:
             disk.make_folder(folder)
             self._lock = ArchiveLock(folder)
         except OSError as e:
             raise disk_error(folder, e, "use the folder") from e
         try:
-            recover_folder(folder, holds_lock=True)
+            self._recover()
             self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
+            self._newest_ns = max((start_ns_of(path) or 0 for path in self._sizes), default=0)
         except BaseException:
             self._lock.close()
             raise
@@ -154,7 +156,7 @@ class HostArchive:
 
     def take_part(self, parcels: Sequence[Parcel], start: int) -> Taken:
         """As take(), but of the parcels from `start` on the first ones: what takes long is done once, and ends it."""
-        self._check_room()
+        check_room(self.folder, self.policy.min_free_bytes)
         self._taken = taken = Taken()
         self._unpacked_bytes = 0
         self._is_turn_over = False
@@ -194,12 +196,26 @@ class HostArchive:
     def close(self) -> None:
         """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
         try:
-            self._seal(RECOVERED)
+            self._cut_run()
         finally:
             if self._writer is not None:
                 self._writer.abandon()  # the next start recovers it
                 self._writer = None
             self._lock.close()
+
+    def _recover(self) -> None:
+        """Seal what a crash left open.
+
+        Up to the first damage: the sender has what comes behind it, and sends it again, in order.
+
+        Raises:
+          ArchiveFullError: it cannot be sealed; what it has would be taken twice.
+        """
+        for found in recover_folder(self.folder, holds_lock=True, up_to_damage=True):
+            if found.reason.startswith(FAILED):
+                raise ArchiveFullError("a segment that a crash left open cannot be sealed", where=str(found.path),
+                                       got=found.reason, hint="see to the filesystem")  # fmt: skip
+            logger.warning("repaired a sender's segment that was not sealed", extra={"fields": {"what": str(found)}})
 
     def _take(self, parcel: Parcel) -> None:
         if parcel.kind == Kind.HEADER:
@@ -250,7 +266,7 @@ class HostArchive:
         header = parse_header(parcel.body)
         check_header(header)
         if self._header is None or header.run != self._header.run:
-            self._seal(RECOVERED)
+            self._cut_run()
             self._run.samples.clear()
             self._run = self._remember_run(header.run)
         self._header = header
@@ -329,11 +345,14 @@ class HostArchive:
         if self._writer is None:
             run = self._run
             header = {**self._header_map, "segment": run.number}
+            # A sender begins with an older header again; names sort in the order of writing all the same.
+            header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
             if run.opening is not None:
                 header["streams"] = [list(key) for key in run.opening]
                 header["opening"] = [build_totals(totals) for totals in run.opening.values()]
             writer = SegmentWriter.create(self.folder, header)
             self._writer = writer
+            self._newest_ns = header["created_ns"]
             run.number += 1
             self._opened_s = time.monotonic()
             self._records = self._index_bytes = 0
@@ -341,6 +360,12 @@ class HostArchive:
             for key, body in self._names.objects.items():
                 self._write_object(writer, key, body)
         return self._writer
+
+    def _cut_run(self) -> None:
+        """End the run's segments so that they say that the rest is not known."""
+        if self._goes_on:
+            self._ready()
+        self._seal(RECOVERED)
 
     def _seal(self, reason: str, *, last: bool = False) -> None:
         if self._writer is None:
@@ -350,6 +375,7 @@ class HostArchive:
         size_bytes = self._writer.size_bytes
         self._run.opening = self._writer.closing
         self._writer = None
+        self._goes_on = not last and reason != RECOVERED
         self._records = 0
         self._is_turn_over = True
         self._sizes[path] = size_bytes
@@ -364,20 +390,7 @@ class HostArchive:
             path = next(iter(self._sizes))
             try:
                 disk.unlink(path)
+                disk.fsync_folder(self.folder)  # else a crash could bring it back without the one that goes next
             except OSError as e:
                 raise disk_error(path, e, "remove the oldest segment") from e
             size_bytes -= self._sizes.pop(path)
-
-    def _check_room(self) -> None:
-        folder = self.folder
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent  # it is made where there is room
-        try:
-            stat = os.statvfs(folder)
-        except OSError as e:
-            raise disk_error(folder, e, "look at the folder") from e
-        if stat.f_bavail * stat.f_frsize < self.policy.min_free_bytes:
-            raise NoRoomError(
-                "the disk has no room", where=str(self.folder), expected=f"{self.policy.min_free_bytes} bytes free",
-                got=f"{stat.f_bavail * stat.f_frsize}", hint="free space; the sender keeps what it has and tries again",
-            )  # fmt: skip

@@ -1,7 +1,7 @@
 """What a sender's folder has of one run: what comes again is known by it, and what comes next goes on from it."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,20 @@ class Run:
         ranges = sum(len(seen) for seen in self._seen.values())
         return STREAM_BYTES * len(self._streams) + GAP_BYTES * len(self._gaps) + RANGE_BYTES * ranges
 
-    def read_earlier(self, paths: Iterable[Path]) -> None:
+    def read_earlier(self, paths: Sequence[Path]) -> None:
         """Take over what segments say of it.
 
         Args:
           paths: in the order of their names; those of other runs are passed over.
         """
+        removed: dict[StreamId, Totals] = {}  # what was here before the first segment, and went to make room
         for path in paths:
             try:
                 with open_segment(path) as segment:
                     if segment.run != self.id or segment.footer is None:
                         continue
+                    if path == paths[0] and segment.footer.segment:
+                        removed = {of.stream: of.opening for of in segment.footer.streams if of.opening.blocks}
                     self.number = max(self.number, segment.footer.segment + 1)
                     self.opening = {of.stream: of.closing for of in segment.footer.streams}
                     self.has_ended = segment.footer.last
@@ -62,6 +65,8 @@ class Run:
                             self.note_gap(bytes(found.body))
             except (SegmentError, OSError):
                 continue  # for `verify` to tell; its blocks are taken again
+        for stream, totals in removed.items():
+            self._seen.setdefault(stream, Seen()).fill_before(totals.blocks)
 
     def has_block(self, stream: StreamId, number: int) -> bool:
         """Whether a block is here."""

@@ -41,3 +41,11 @@ class Seen:
             self._ends.insert(at, number)
             if len(self._starts) > MAX_RANGES:
                 del self._starts[1], self._ends[0]
+
+    def fill_before(self, number: int) -> None:
+        """Takes for come what is before this number, and before the lowest that has come."""
+        lowest = max(number, self._starts[0]) if self._starts else number
+        if lowest > 0:
+            at = bisect_right(self._starts, lowest)
+            end = max(lowest - 1, self._ends[at - 1]) if at else lowest - 1
+            self._starts[:at], self._ends[:at] = [0], [end]

@@ -11,8 +11,9 @@ import trio
 
 from collector.errors import ArchiveError, SegmentError
 from sinks.base import Parcel
-from sinks.stream.host import HostArchive, HostPolicy, MalformedError, NoRoomError, Taken
+from sinks.stream.host import HostArchive, HostPolicy, MalformedError, Taken
 from sinks.stream.memory import Memory
+from sinks.stream.room import NoRoomError
 from sinks.wire import StreamError, WireRecord, parse_parcel
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,7 @@ class Sender:
             if was_cut:
                 raise CrowdedError("the receiver has no memory left, and this host holds most of it",
                                   hint="it may need a larger --max-memory-bytes")  # fmt: skip
-            raise ReplacedError(
-                "another connection of this host takes its place", hint="does each host have its name?"
-            )
+            raise ReplacedError("another connection of this host takes its place", hint="does each host have its name?")
 
     def hold(self, size_bytes: int, *, is_busy: bool = False) -> None:
         """Count what its connection holds.

@@ -5,10 +5,12 @@ names that the receiver needs. A record that the receiver will never take makes 
 are sent again at the start is left out from then on. Source of the protocol: docs/stream.md.
 """
 
+import math
+import random
 import re
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -24,11 +26,13 @@ from collector.errors import SegmentError
 from sinks.address import parse_address
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.options import SinkCommon, SinkType
+from sinks.retry import Backoff
 from sinks.sizes import most_body_bytes
 from sinks.tls import TlsConfig, build_context, explain, not_after_s
 from sinks.wire import HOST_NAME, Parser, RefusedError, StreamError, build_hello, parse_ack, parse_welcome
 
 READ_BYTES = 1 << 16
+JITTER = 0.5
 
 
 class StreamOptions(SinkCommon):
@@ -81,21 +85,27 @@ class StreamTransport:
     Args:
       host: name of this machine, where the options have none.
       tls: None: without.
-      retry_s: from the end of a connection to the next try.
+      rng: gives numbers from 0 to below 1, for the waits between connections.
     """
 
-    def __init__(self, options: StreamOptions, host: str, tls: ssl.SSLContext | None, retry_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        options: StreamOptions,
+        host: str,
+        tls: ssl.SSLContext | None,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
         self.name = options.title
         self.state = TransportState()
         self.max_in_flight = options.max_in_flight  # 1 while a record is looked for that the receiver will not take
-        self.batch_bytes = options.batch_bytes
+        self.batch_bytes, self.batch_events = options.batch_bytes, math.inf
         self._most_in_flight = options.max_in_flight
         self._host = options.host or re.sub(r"[^A-Za-z0-9._-]", "-", host).strip("._-") or "localhost"
         self._address = parse_address(options.address)
         self._tls = tls
         self._server_name = options.tls.server_name if options.tls is not None else None
         self._timeout_s = options.request_timeout_s
-        self._retry_s = retry_s
+        self._backoff = Backoff(options.retry_first_s, options.retry_max_s, JITTER, rng)
         self._connection: _Connection | None = None
         self._connected = trio.Event()
         self._sending = trio.Lock()  # in the order of the calls
@@ -118,7 +128,7 @@ class StreamTransport:
                     continue  # without that record it may do at once
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, SegmentError) as e:
                 self._note(_reason(e))
-            await trio.sleep(self._retry_s)
+            await trio.sleep(self._backoff.next_s())
 
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the receiver has them on its disk."""
@@ -217,6 +227,7 @@ class StreamTransport:
                 if acked > max(connection.acked, len(connection.prefix)):
                     self.state = replace(self.state, last_error=None)
                     self.max_in_flight = self._most_in_flight
+                    self._backoff.reset()  # not before: one that answers and takes nothing is no better than none
                 connection.acked = acked
                 while connection.pending and connection.pending[0][0] <= connection.acked:
                     self._remember(connection.pending.popleft()[1])

@@ -5,6 +5,7 @@ A subscriber that does not keep up is ended and counted. Nothing waits for it: d
 
 import contextlib
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ class Tap:
 
     max_in_flight = 1
     batch_bytes = MIB
+    batch_events = math.inf
 
     def __init__(self, options: TapOptions) -> None:
         self.name = options.title

@@ -210,6 +210,18 @@ def test_recovery_keeps_good_records_behind_damage(tmp_path: Path) -> None:
     assert [p.offset for p in verify_paths([tmp_path])] == [block.offset]
 
 
+def test_recovery_up_to_damage_leaves_what_is_behind_it_to_come_again(tmp_path: Path) -> None:
+    part = small_segment(tmp_path, seal=False)
+    with open_segment(part) as segment:
+        block = next(p for p in segment.places if p.kind == 3)
+    data = bytearray(part.read_bytes())
+    data[block.offset + 30] ^= 4
+    part.write_bytes(data)
+    (result,) = recover_folder(tmp_path, up_to_damage=True)
+    assert (result.blocks, result.cut_bytes) == (0, len(data) - block.offset)
+    assert verify_paths([tmp_path]) == []
+
+
 def test_recovery_sets_aside_what_is_no_segment_and_goes_on(tmp_path: Path) -> None:
     part = small_segment(tmp_path, seal=False)
     (tmp_path / "0-empty.ftseg.part").touch()

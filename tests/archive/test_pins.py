@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from collector.archive.pins import Pin, add_pin, list_pins, pin_stretch, read_pins, remove_pin, write_removed_up_to
+from collector.archive.pins import (
+    Pin,
+    add_pin,
+    list_pins,
+    pin_stretch,
+    read_pins,
+    read_removed_up_to,
+    remove_pin,
+    write_removed_up_to,
+)
 from collector.archive.reserve import RESERVE_NAME, give_up_reserve, hold_reserve
 from collector.archive.verify import verify_archive
 from collector.cli import main
@@ -54,7 +63,8 @@ def test_wrong_pins_are_refused(tmp_path: Path) -> None:
 
 def test_a_pin_that_does_not_read_is_an_error(tmp_path: Path) -> None:
     add_pin(tmp_path, Pin("a", 1, 2, 3))
-    for text in ("", "{}", "[]", '{"from_ns": "x", "to_ns": 1, "made_ns": 1}'):
+    wrong = [f'{{"from_ns": {value}, "to_ns": 1, "made_ns": 1}}' for value in ('"x"', "1e999", "null")]
+    for text in ("", "{}", "[]", "[" * 100_000, *wrong):
         (tmp_path / "pins/a.json").write_text(text)
         with pytest.raises(ArchiveError, match=r"a\.json: this pin cannot be read"):
             read_pins(tmp_path)
@@ -86,6 +96,22 @@ def test_a_hole_that_retention_made_is_no_problem(tmp_path: Path) -> None:
     assert "segment 1 to 2 of its run, behind it, was removed by retention" in report.notes[0]
     paths[3].unlink()
     assert [p.what[:26] for p in verify_archive([tmp_path]).problems] == []
+
+
+def test_how_far_retention_came_never_goes_back(tmp_path: Path) -> None:
+    early, late = (path.name for path in write_run(tmp_path, segments=2))
+    write_removed_up_to(tmp_path, late)
+    write_removed_up_to(tmp_path, early)
+    assert read_removed_up_to(tmp_path) == late
+
+
+def test_a_name_that_sorts_behind_all_segments_removes_none_of_them(tmp_path: Path) -> None:
+    """What is older than `.removed` says goes."""
+    write_removed_up_to(tmp_path, "copy-of-one.ftseg")
+    assert read_removed_up_to(tmp_path) == ""
+    (name,) = (path.name for path in write_run(tmp_path))
+    write_removed_up_to(tmp_path, name)
+    assert read_removed_up_to(tmp_path) == name
 
 
 def test_the_reserve_is_made_where_there_is_room(tmp_path: Path) -> None:

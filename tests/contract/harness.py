@@ -1,132 +1,113 @@
-"""What the contract suite needs of a type of sink: a server, a way through a relay that it can break, and what arrived.
+"""Which sinks pass the contract suite, and what of the contract each of them has.
 
-A new type of sink adds its harness to HARNESSES and passes the suite.
+A new type of sink adds its harness to HARNESSES and passes the suite. A clause that it cannot have it names in LACKS,
+and says why.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import enum
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import trio
+import pytest
 
-from collector.archive.bodies import parse_block
-from collector.archive.frame import Kind
-from collector.archive.reader import list_segments, open_segment
-from sinks import registry
-from sinks.base import SinkContext, Transport
-from sinks.options import SinkCommon
-from tests.sinks.proxy import Proxy
+from tests.contract import places
+from tests.contract.places import SharedServer
+from tests.contract.world import Served
 
-# Short, for the tests wait for them; on a busy machine a server takes longer than a millisecond.
-WAITS: dict[str, Any] = {"request_timeout_s": 2.0, "retry_first_s": 0.02, "retry_max_s": 0.2}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass
-class Served:
-    """A server behind a relay."""
+class Clause(enum.Enum):
+    """What a sink promises. Each test of the suite is of one."""
 
-    proxy: Proxy
-    settings: dict[str, Any]  # of a sink that sends there
-    numbers: Callable[[], Any]  # awaited, gives the numbers of the blocks that are there, in the order they came
-
-    def make(self, **options: Any) -> tuple[SinkCommon, Transport]:
-        """A sink, as the daemon makes it from its configuration."""
-        of = registry.load_type(self.settings["type"])
-        settings = of.options.model_validate({**WAITS, **self.settings, **options})
-        made = of.build(settings, SinkContext("this-host", "1"))
-        assert isinstance(made, Transport)
-        return settings, made
+    ORDER = "all that is put arrives, once and in order, gaps between the blocks too"
+    GOES_ON = "a later run goes on behind an earlier one"
+    OUTAGE = "a receiver that is away, or connections that are cut, cost nothing"
+    SILENCE = "a receiver that takes and never answers is given up in time, and nothing is lost"
+    LATER_RUN = "what a run does not deliver is there for the next one, however it ended"
+    REJECTED = "what the receiver will never take is discarded alone, counted and kept"
+    LIMITS = "each policy keeps its limit, and what it gives up is counted and told"
+    FILTER = "what the filter leaves out is counted, and not sent"
+    NO_LEAK = "connections leave no descriptor and no task"
+    TOLD = "what comes while the receiver is away is lost, counted, and never waited for"
 
 
-Harness = Callable[[Path], AbstractAsyncContextManager[Served]]  # given a folder of its own
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """A sink to be tested.
+
+    Attributes:
+      type: as the configuration calls it; "file" is the archive's.
+      serve: given a folder of its own, gives a receiver and the way there.
+    """
+
+    type: str
+    serve: Callable[[Path, SharedServer], AbstractAsyncContextManager[Served]]
 
 
-@asynccontextmanager
-async def _behind_proxy(port: int) -> AsyncIterator[Proxy]:
-    proxy = Proxy()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.run)
-        proxy.to(port)
-        yield proxy
-        nursery.cancel_scope.cancel()
+HARNESSES: Mapping[str, Harness] = {
+    "file": Harness("file", places.file),
+    "forward-blocks": Harness("forward", places.forward),
+    "forward-records": Harness("forward", places.forward_records),
+    "kafka": Harness("kafka", places.kafka),
+    "objectstore": Harness("objectstore", places.objectstore),
+    "stream": Harness("stream", places.stream),
+    "tap": Harness("tap", places.tap),
+}
+
+_KEEPS = "it keeps what comes meanwhile: see OUTAGE"
+_AT_MOST_ONCE = "a tap is at most once: what nobody takes in time is in the archive; see TOLD"
+_IS_THE_ARCHIVE = "a full disk is no place to keep what finds no room on it: that is discarded, and told; see TOLD"
+
+# {sink: {clause that it does not have: why}}
+LACKS: Mapping[str, Mapping[Clause, str]] = {
+    "file": {
+        Clause.OUTAGE: _IS_THE_ARCHIVE,
+        Clause.SILENCE: "a disk has no deadline: what waits for it keeps its memory, so that reading stops; "
+        "see test_own.py",
+        Clause.LATER_RUN: "it takes all before the run ends, whatever the time; a kill costs the unsynced tail, which "
+        "tests/crash is about",
+        Clause.REJECTED: "a disk looks into no block",
+        Clause.LIMITS: "it has retention instead of when_full: tests/sinks/test_file_sink.py, test_retention.py",
+        Clause.FILTER: "the archive has everything",
+    },
+    "forward-blocks": {
+        Clause.REJECTED: "Fluent Forward has no message that says no, and any block is a record",
+        Clause.TOLD: _KEEPS,
+    },
+    "forward-records": {Clause.TOLD: _KEEPS},
+    "kafka": {Clause.TOLD: _KEEPS},
+    "objectstore": {
+        Clause.REJECTED: "a store looks into no segment: what it refuses today it is asked to take again, and the "
+        "archive has it",
+        Clause.LIMITS: "the archive is its spool: what retention takes from it is counted, see test_own.py",
+        Clause.FILTER: "it brings whole segments",
+        Clause.TOLD: _KEEPS,
+    },
+    "stream": {Clause.TOLD: _KEEPS},
+    "tap": {
+        Clause.OUTAGE: _AT_MOST_ONCE,
+        Clause.SILENCE: "a subscriber does not answer; one that is too slow is ended, see test_own.py",
+        Clause.LATER_RUN: _AT_MOST_ONCE,
+        Clause.REJECTED: "a subscriber cannot say no",
+        Clause.LIMITS: "nothing waits for a subscriber: what is bounded is the queue of each, see test_own.py",
+    },
+}
 
 
-def numbers_in(folder: Path) -> list[int]:
-    """The numbers of the blocks in the segments of a folder and those below it, each once as the archive has them."""
-    found = []
-    for inner in sorted({path.parent for path in folder.rglob("*.ftseg*")}):
-        for path in list_segments([inner]):
-            with open_segment(path) as segment:
-                found += [parse_block(record.body).number for record in segment.blocks()]
-    return found
+def having(clause: Clause) -> list[str]:
+    """The sinks that have a clause."""
+    return [name for name in HARNESSES if clause not in LACKS[name]]
 
 
-@asynccontextmanager
-async def stream(folder: Path) -> AsyncIterator[Served]:
-    """Our own receiver: it keeps segments, and takes nothing twice."""
-    from sinks.stream.host import HostPolicy
-    from sinks.stream.server import Limits, Receiver
+def clause(of: Clause) -> Callable[[F], F]:
+    """A test of this clause: run for each sink that has it, as `harness`."""
 
-    receiver = Receiver(folder / "hosts", HostPolicy(min_free_bytes=0), Limits())
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listeners[0].socket.getsockname()[1]
+    def mark(test: F) -> F:
+        test.clause = of  # type: ignore[attr-defined]
+        return pytest.mark.parametrize("harness", having(of), indirect=True)(test)
 
-    async def numbers() -> list[int]:
-        return numbers_in(folder / "hosts")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(receiver.run)
-        nursery.start_soon(trio.serve_listeners, receiver.serve, listeners)
-        async with _behind_proxy(port) as proxy:
-            yield Served(proxy, {"type": "stream", "address": f"127.0.0.1:{proxy.port}"}, numbers)
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def forward(folder: Path) -> AsyncIterator[Served]:
-    """A server of Fluent Forward in this process, which keeps what comes as it comes."""
-    from tests.sinks.forward.rig import Server
-
-    server = Server()
-
-    async def numbers() -> list[int]:
-        return [record["number"] for _, record in server.rows if record["kind"] == Kind.BLOCK.name.lower()]
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.run)
-        async with _behind_proxy(server.port) as proxy:
-            servers = [{"host": "127.0.0.1", "port": proxy.port}]
-            yield Served(proxy, {"type": "forward", "payload": "blocks", "servers": servers}, numbers)
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def kafka(folder: Path) -> AsyncIterator[Served]:
-    """Tansu, a broker that knows nothing of librdkafka; its messages are made segments again to be read."""
-    from sinks.kafka.consume import rebuild_archive
-    from tests.sinks.kafka.brokers import SILENT, Tansu, create_topics
-
-    proxy = Proxy()
-    looked = 0
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.run)
-        with Tansu(folder, advertised=proxy.port) as broker:
-            proxy.to(broker.port)
-            await trio.to_thread.run_sync(create_topics, broker.address, "ftrace-maps", ("ftrace",))
-
-            async def numbers() -> list[int]:
-                nonlocal looked
-                looked += 1
-                target = folder / f"rebuilt-{looked}"
-                properties = {"bootstrap.servers": broker.address, "logger": SILENT}
-                await trio.to_thread.run_sync(rebuild_archive, properties, ("ftrace-maps", "ftrace"), target)
-                return numbers_in(target)
-
-            yield Served(proxy, {"type": "kafka", "brokers": (broker.address,)}, numbers)
-        nursery.cancel_scope.cancel()
-
-
-HARNESSES: dict[str, Harness] = {"stream": stream, "forward": forward, "kafka": kafka}
+    return mark

@@ -5,7 +5,7 @@ from typing import Any
 
 from collector.archive.fields import pack
 from collector.archive.segment import build_header
-from collector.archive.totals import StreamId, Totals
+from collector.archive.totals import StreamId, Totals, build_totals
 from collector.batch import Block, KindCount, Note, NoteKind, StreamKey
 from tests.archive.encoder import CREATED_NS, PLAIN_ID, Maps
 
@@ -14,7 +14,7 @@ KEY = StreamKey(RUN, "main", 0)
 
 MIB = 1 << 20
 
-__all__ = ["KEY", "MIB", "RUN", "Context", "InThread", "Maps", "block", "gap", "in_place"]
+__all__ = ["KEY", "MIB", "RUN", "Context", "InThread", "Maps", "block", "gap", "in_place", "sample"]
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -43,6 +43,12 @@ def gap(key: StreamKey = KEY) -> Note:
     """A record that is no block."""
     body = {"cause": "dropped", "count": 3, "from_ts": 1, "to_ts": 2, "detail": "d"}
     return Note(NoteKind.GAP, key, body)
+
+
+def sample(events: int, *, key: StreamKey = KEY, keep: bool = True) -> Note:
+    """A look at the ledger."""
+    body = {"at_ns": 1, "totals": build_totals(Totals(events=events))}
+    return Note(NoteKind.SAMPLE, key, body, keep)
 
 
 class Context:

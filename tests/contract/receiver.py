@@ -1,5 +1,6 @@
 """A receiver in memory that a test can break in every way, and the transport to it."""
 
+import math
 from collections.abc import Sequence
 
 import trio
@@ -42,10 +43,12 @@ class MemoryTransport:
 
     name = "memory"
 
-    def __init__(self, receiver: Receiver, *, max_in_flight: int = 4, batch_bytes: int = 4096) -> None:
+    def __init__(
+        self, receiver: Receiver, *, max_in_flight: int = 4, batch_bytes: int = 4096, batch_events: float = math.inf
+    ) -> None:
         self.receiver = receiver
         self.state = TransportState()
-        self.max_in_flight, self.batch_bytes = max_in_flight, batch_bytes
+        self.max_in_flight, self.batch_bytes, self.batch_events = max_in_flight, batch_bytes, batch_events
         self.timeout_s = 5.0
         self.runs = 0
         self.crash: Exception | None = None  # raised by run(), once

@@ -1,77 +1,19 @@
-"""What every network sink keeps, through its runner and its spool, to a real server that the way to is broken."""
+"""What every sink keeps, behind the runner and the spool that the daemon gives it, to a real receiver.
+
+The way there is broken in all ways that a sink can meet. See harness.py for the clauses, and who has which.
+"""
 
 import gc
 import os
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
-from collector.batch import Block, StreamKey
-from sinks.assemble import spool_policy
-from sinks.delivery import NetworkRunner
-from sinks.log import MemoryLog
-from sinks.options import SinkCommon
-from sinks.spool import Spool
-from tests.archive.encoder import PLAIN_ID, build_block
-from tests.contract.harness import HARNESSES, Harness, Served
-from tests.contract.made import RUN, Context, Maps, in_place
-
-ENTRIES = 20
-LIMIT_S = 60.0  # of any wait; the machine may be busy
-
-
-@pytest.fixture(params=sorted(HARNESSES))
-def harness(request: pytest.FixtureRequest) -> Harness:
-    return HARNESSES[str(request.param)]
-
-
-def block(number: int) -> Block:
-    rows = [(1000 * number + at, 7, 0, 0, PLAIN_ID, at) for at in range(ENTRIES)]
-    return build_block(rows, number=number, ordinal=number * ENTRIES, run=RUN)
-
-
-class World:
-    """A sink on its way to a server."""
-
-    def __init__(self, served: Served, folder: Path, **options: object) -> None:
-        self.served = served
-        self.options, self.transport = served.make(**options)
-        self.log = _make_log(self.options, folder)
-        self.runner = NetworkRunner(self.transport, self.log, self.options, in_place)
-
-    def put(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self.runner.put(block(number))
-
-    @asynccontextmanager
-    async def running(self, timeout_s: float = LIMIT_S) -> AsyncIterator[None]:
-        await self.runner.open()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.runner.run)
-            yield
-            self.runner.finish(trio.current_time() + timeout_s)
-        await self.runner.close()
-        assert self.runner.snapshot().residual == 0
-
-    async def all_acknowledged(self, blocks: int) -> None:
-        with trio.fail_after(LIMIT_S):
-            while self.runner.snapshot().acked_events < blocks * ENTRIES:
-                await trio.sleep(0.01)
-
-    async def failed(self) -> None:
-        with trio.fail_after(LIMIT_S):
-            while not sum(self.runner.snapshot().request_failures.values()):
-                await trio.sleep(0.01)
-
-
-def _make_log(options: SinkCommon, folder: Path) -> Spool | MemoryLog:
-    context = Context(StreamKey(RUN, "main", 0))
-    if options.spools:
-        return Spool(spool_policy(options, folder), context, Maps())
-    return MemoryLog(context, Maps(), options.repeat_interval_s)
+from tests.contract.arrived import ENTRIES, BlockSeen, GapSeen
+from tests.contract.conftest import Serve
+from tests.contract.harness import Clause, clause
+from tests.contract.world import Served, World
 
 
 def assert_arrived(numbers: list[int], blocks: int) -> None:
@@ -79,102 +21,211 @@ def assert_arrived(numbers: list[int], blocks: int) -> None:
     assert list(dict.fromkeys(numbers)) == list(range(blocks))
 
 
-@pytest.mark.parametrize("when_full", ["spool", "block"])
-async def test_everything_arrives_in_order(harness: Harness, tmp_path: Path, when_full: str) -> None:
+@clause(Clause.ORDER)
+async def test_everything_arrives_once_and_in_order(harness: Serve, tmp_path: Path) -> None:
     async with harness(tmp_path) as served:
-        world = World(served, tmp_path, when_full=when_full)
+        world = World(served, tmp_path)
         async with world.running():
             world.put(range(25))
             await world.all_acknowledged(25)
-            assert world.transport.state.connected
+            assert world.ledger().connected
+            assert world.ledger().last_error is None
         assert await served.numbers() == list(range(25))
-    assert world.runner.snapshot().acked_events == 25 * ENTRIES
+    assert world.ledger().offered_events == world.ledger().acked_events == 25 * ENTRIES
+    assert world.released == 25
 
 
-async def test_a_server_that_refuses_at_first_gets_everything(harness: Harness, tmp_path: Path) -> None:
+@clause(Clause.ORDER)
+async def test_a_gap_arrives_between_its_blocks(harness: Serve, tmp_path: Path) -> None:
     async with harness(tmp_path) as served:
-        served.proxy.refuse(True)
+        world = World(served, tmp_path)
+        async with world.running():
+            world.put(range(3))
+            world.put_gap()
+            world.put(range(3, 5))
+            await world.all_acknowledged(5)
+        gap = GapSeen("dropped", 3, 1)
+        assert await served.seen() == [*map(BlockSeen, range(3)), gap, *map(BlockSeen, range(3, 5))]
+
+
+@clause(Clause.GOES_ON)
+async def test_a_later_run_goes_on_behind_an_earlier_one(harness: Serve, tmp_path: Path) -> None:
+    async with harness(tmp_path) as served:
+        for run in range(3):
+            world = World(served, tmp_path, run=run)
+            async with world.running():
+                world.put(range(4 * run, 4 * run + 4))
+                await world.all_acknowledged(4, last=4 * run + 3)
+            assert world.ledger().replayed_events == 0
+        assert await served.numbers() == list(range(12))
+
+
+@clause(Clause.OUTAGE)
+async def test_a_receiver_that_refuses_at_first_gets_everything(harness: Serve, tmp_path: Path) -> None:
+    async with harness(tmp_path) as served:
+        await served.way.refuse()
         world = World(served, tmp_path)
         async with world.running():
             world.put(range(10))
             await world.failed()
-            assert not world.transport.state.connected
-            assert world.transport.state.last_error
-            served.proxy.refuse(False)
+            # Between a connection that is taken and its end a moment later, it is one.
+            await world.until(lambda: not world.ledger().connected)
+            assert world.ledger().last_error
+            await served.way.allow()
             await world.all_acknowledged(10)
         assert_arrived(await served.numbers(), 10)
 
 
-async def test_connections_that_are_cut_lose_nothing(harness: Harness, tmp_path: Path) -> None:
+@clause(Clause.OUTAGE)
+async def test_connections_that_are_cut_lose_nothing(harness: Serve, tmp_path: Path) -> None:
     async with harness(tmp_path) as served:
         world = World(served, tmp_path)
         async with world.running():
             for at in range(0, 20, 4):
                 world.put(range(at, at + 4))
                 await trio.sleep(0.02)
-                await served.proxy.cut()
+                await served.way.cut()
             await world.all_acknowledged(20)
         assert_arrived(await served.numbers(), 20)
 
 
-async def test_a_server_that_takes_and_never_answers_is_given_up_in_time(harness: Harness, tmp_path: Path) -> None:
+@clause(Clause.SILENCE)
+async def test_a_receiver_that_takes_and_never_answers_is_given_up_in_time(harness: Serve, tmp_path: Path) -> None:
     async with harness(tmp_path) as served:
         world = World(served, tmp_path)
         async with world.running():
             world.put(range(3))
             await world.all_acknowledged(3)
-            served.proxy.hold()
+            await served.way.hold()
             world.put(range(3, 8))
             await world.failed()
-            await served.proxy.cut()
-            served.proxy.flow()
+            await served.way.cut()
+            await served.way.flow()
             await world.all_acknowledged(8)
         assert_arrived(await served.numbers(), 8)
 
 
-async def test_what_is_not_delivered_is_there_for_the_next_run(harness: Harness, tmp_path: Path) -> None:
+@clause(Clause.LATER_RUN)
+async def test_what_is_not_delivered_is_there_for_the_next_run(harness: Serve, tmp_path: Path) -> None:
     async with harness(tmp_path) as served:
-        served.proxy.refuse(True)
+        await served.way.refuse()
         world = World(served, tmp_path)
         async with world.running():
             world.put(range(6))
             await world.failed()
-        assert world.runner.snapshot().spooled_events == 6 * ENTRIES
-        served.proxy.refuse(False)
-        later = World(served, tmp_path)
-        async with later.running():
-            await later.all_acknowledged(6)
-        assert_arrived(await served.numbers(), 6)
-        assert later.runner.snapshot().replayed_events == 6 * ENTRIES
+        assert world.ledger().spooled_events == 6 * ENTRIES
+        await served.way.allow()
+        await _run_later(served, tmp_path, 6)
+
+
+@clause(Clause.LATER_RUN)
+@pytest.mark.parametrize("end", ["deadline", "cancelled"])
+async def test_what_is_on_its_way_at_the_end_is_there_for_the_next_run(
+    harness: Serve, tmp_path: Path, end: str
+) -> None:
+    async with harness(tmp_path) as served:
+        world = World(served, tmp_path)
+        async with world.running(timeout_s=0.1) as scope:
+            world.put(range(3))
+            await world.all_acknowledged(3)
+            await served.way.hold()
+            world.put(range(3, 8))
+            await world.all_offered(8)
+            await world.until(lambda: world.ledger().in_flight > 0)
+            if end == "cancelled":
+                scope.cancel()
+        assert (world.ledger().acked_events, world.ledger().spooled_events) == (3 * ENTRIES, 5 * ENTRIES)
+        assert world.released == 8
+        await served.way.cut()
+        await served.way.flow()
+        await _run_later(served, tmp_path, 8, left=5)
+
+
+async def _run_later(served: Served, folder: Path, blocks: int, left: int | None = None) -> None:
+    """The next run has blocks of its own behind what is left."""
+    left = blocks if left is None else left
+    later = World(served, folder, run=1)
+    async with later.running():
+        later.put([blocks])
+        await later.until(lambda: later.ledger().acked_events == (left + 1) * ENTRIES)
+    assert_arrived(await served.numbers(), blocks + 1)
+    assert later.ledger().offered_events + later.ledger().replayed_events == (left + 1) * ENTRIES
+    assert later.discarded_events == 0
+
+
+@clause(Clause.TOLD)
+async def test_what_comes_while_the_receiver_is_away_is_counted_and_never_waited_for(
+    harness: Serve, tmp_path: Path
+) -> None:
+    async with harness(tmp_path) as served:
+        world = World(served, tmp_path)
+        async with world.running():
+            world.put(range(4))
+            await world.all_acknowledged(4)
+            await served.way.refuse()
+            world.put(range(4, 9))
+            await world.until(lambda: world.released == 9)
+            assert world.ledger().residual == world.ledger().queued_events == 0
+            await served.way.allow()
+            await world.until(lambda: world.ledger().connected)
+            world.put(range(9, 12))
+            await world.until(lambda: world.ledger().acked_events + world.discarded_events == 12 * ENTRIES)
+            await world.until(lambda: served.arrives(11))
+        assert await served.numbers() == [*range(4), *range(9, 12)]
+
+
+@clause(Clause.FILTER)
+async def test_what_the_filter_leaves_out_is_counted_and_not_sent(harness: Serve, tmp_path: Path) -> None:
+    async with harness(tmp_path) as served:
+        world = World(served, tmp_path, filter={"cpus": "1"})
+        async with world.running():
+            for number in range(5):
+                world.put([number], cpu=1)
+                world.put([100 + number])
+            await world.all_acknowledged(5)
+        assert await served.numbers() == list(range(5))
+    found = world.ledger()
+    assert (found.offered_events, found.filtered_events, found.acked_events) == (
+        10 * ENTRIES, 5 * ENTRIES, 5 * ENTRIES,
+    )  # fmt: skip
+
+
+@clause(Clause.NO_LEAK)
+async def test_connections_leave_no_descriptor_and_no_task(harness: Serve, tmp_path: Path) -> None:
+    async with harness(tmp_path) as served:
+        await _reconnect(served, tmp_path, 8)
+
+
+@pytest.mark.parametrize("harness", ["forward-blocks"], indirect=True)
+async def test_a_thousand_connections_leave_no_descriptor_and_no_task(harness: Serve, tmp_path: Path) -> None:
+    async with harness(tmp_path) as served:
+        await _reconnect(served, tmp_path, 1000)
 
 
 async def _reconnect(served: Served, folder: Path, times: int) -> None:
     """Cut the connection so many times, each time with a block behind it."""
     world = World(served, folder, retry_max_s=0.02)
+
+    async def settled(blocks: int) -> None:
+        """A block may be in the connection that is cut: that costs those nothing who keep it."""
+        await world.until(lambda: world.ledger().acked_events + world.discarded_events == blocks * ENTRIES)
+        await world.until(lambda: world.discarded_events > 0 or served.arrives(blocks - 1))
+
     async with world.running():
         world.put([0])
-        await world.all_acknowledged(1)
+        await settled(1)
         gc.collect()
         fds, tasks = _fds(), trio.lowlevel.current_statistics().tasks_living
         for number in range(1, times + 1):
-            await served.proxy.cut()
+            await served.way.cut()
             world.put([number])
-            await world.all_acknowledged(number + 1)
+            await settled(number + 1)
         gc.collect()
         assert _fds() <= fds + 4  # a connection may be on its way in or out
         assert trio.lowlevel.current_statistics().tasks_living <= tasks + 6
-    assert_arrived(await served.numbers(), times + 1)
-
-
-async def test_connections_leave_no_descriptor_and_no_task(harness: Harness, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        await _reconnect(served, tmp_path, 8)
-
-
-async def test_a_thousand_connections_leave_no_descriptor_and_no_task(tmp_path: Path) -> None:
-    async with HARNESSES["forward"](tmp_path) as served:
-        await _reconnect(served, tmp_path, 1000)
-        assert served.proxy.accepted >= 1000
+    lost = world.discarded_events // ENTRIES
+    if not lost:
+        assert_arrived(await served.numbers(), times + 1)
 
 
 def _fds() -> int:

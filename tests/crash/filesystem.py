@@ -5,11 +5,9 @@ sizes without their data, names that were made, moved or removed, or not yet. Af
 written before it is not covered by a later sync: the kernel takes such pages for clean.
 """
 
-import ast
 import itertools
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Any
 import pytest
 
 from collector.archive import disk
+from tests.crash.sites import SYNCS, sites_above
 
-ROOT = Path(__file__).parents[2]
-SYNCS = ("fdatasync", "fsync", "fsync_folder")
 STEPS = (
     "create", "open_again", "write", "write_at", "truncate", "allocate", *SYNCS, "rename", "unlink", "make_one_folder",
 )  # fmt: skip
@@ -51,6 +48,7 @@ class Name:
     old: str | None
     new: str | None
     file: int
+    before: Path | None = None  # the old name's folder, where that is another one
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,38 +76,11 @@ Step = Data | Cut | Name | Folder | Sync | Mark
 Tree = dict[Path, dict[str, bytes]]  # {folder: {name: content}}
 
 
-def sync_sites() -> list[str]:
-    """Every place of the code that syncs, as "module:line"."""
-    found = []
-    files = [*(ROOT / "collector/archive").glob("*.py"), *(ROOT / "sinks/file").glob("*.py")]
-    for path in sorted(files):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and called(node.func) in SYNCS:
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    return found
-
-
-def called(function: ast.expr) -> str:
-    """The name of a function of disk.py that is called, inside of it or from outside."""
-    if isinstance(function, ast.Attribute):
-        return function.attr if isinstance(function.value, ast.Name) and function.value.id == "disk" else ""
-    return function.id if isinstance(function, ast.Name) else ""
-
-
-def _site() -> str:
-    frame = sys._getframe(2)
-    while frame.f_code.co_filename == __file__:
-        assert frame.f_back is not None
-        frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{frame.f_lineno}"
-
-
 class Recorder:
     """Stands in for disk.py below one folder, whose content at the start is durable.
 
     Args:
-      left_out: a site whose syncs are not done.
+      left_out: a site of sync_sites(); no sync below it is done.
       fail: called with the name of each step before it is done; raises to make it fail.
       on_unlink: called with a file that is about to be removed.
     """
@@ -193,12 +164,15 @@ class Recorder:
     def fsync_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(2, "No such file or directory")
+        if not folder.is_relative_to(self.root):
+            self.sites |= sites_above()
+            return  # what is above was there before
         self._sync("fsync_folder", folder.relative_to(self.root))
 
     def _sync(self, name: str, what: int | Path) -> None:
-        site = _site()
-        self.sites.add(site)
-        if site == self._left_out:
+        sites = sites_above()
+        self.sites |= sites
+        if self._left_out in sites:
             return
         try:
             self.fail(name)
@@ -209,10 +183,10 @@ class Recorder:
 
     def rename(self, old: Path, new: Path) -> None:
         self.fail("rename")
-        assert old.parent == new.parent
         self._real["rename"](old, new)
         number = self._files[new] = self._files.pop(old)
-        self.steps.append(Name(old.parent.relative_to(self.root), old.name, new.name, number))
+        before = old.parent.relative_to(self.root) if old.parent != new.parent else None
+        self.steps.append(Name(new.parent.relative_to(self.root), old.name, new.name, number, before))
 
     def unlink(self, path: Path) -> None:
         self.fail("unlink")
@@ -280,7 +254,7 @@ class Recorder:
                 names.setdefault(step.folder, {})
             elif isinstance(step, Name) and step.folder in names:  # else its folder itself is gone
                 if step.old is not None:
-                    names[step.folder].pop(step.old, None)
+                    names[step.before or step.folder].pop(step.old, None)
                 if step.new is not None:
                     names[step.folder][step.new] = step.file
         return {

@@ -112,6 +112,19 @@ def test_text_that_is_not_toml_names_its_line(text: str, line: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("x = " + "1" * 5000, "a number of too many digits"),
+        ("x = [{y = 0x" + "f" * 5000 + "}]", "a whole number of more than 64 bits"),
+        ("x = " + "[" * 5000 + "]" * 5000, "too many tables or arrays in one another"),
+    ],
+    ids=["decimal", "hexadecimal", "deep"],
+)
+def test_numbers_and_tables_that_toml_does_not_promise_are_refused(text: str, got: str) -> None:
+    assert problems_of(text) == [f"c.toml: expected TOML, got {got}"]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "trace = 3",
@@ -155,6 +168,12 @@ def test_the_command_line_goes_before_instances_and_a_later_layer_replaces_them(
     assert [t.instance for t in parse_layers([first, second]).instances()] == ["b"]
     config = parse_layers([first], [Override(("trace", "clock"), "boot", "--clock")])
     assert [(t.instance, t.clock) for t in config.instances()] == [("a", "boot")]
+
+
+def test_what_is_no_table_is_refused_beside_instances_too() -> None:
+    assert problems_of('trace = 3\n[[instances]]\ninstance = "a"\n') == [
+        "c.toml:1: trace: expected a table, got 3"
+    ]
 
 
 def test_errors_of_instances_have_their_lines_and_those_of_trace_come_once() -> None:

@@ -11,15 +11,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from collector.archive.bodies import parse_gap, parse_sample
 from collector.archive.frame import Kind
 from collector.batch import Block, Delivery, StreamKey
-from sinks.base import Parcel
+from sinks.base import Parcel, TransportState
 from sinks.delivery import NetworkRunner
 from sinks.fanout import Route
 from sinks.log import Log, MemoryLog
 from sinks.options import FilterOptions, SinkCommon
 from sinks.spool import Spool, SpoolPolicy
-from tests.contract.made import KEY, MIB, RUN, Context, Maps, block, gap, in_place
+from tests.contract.made import KEY, MIB, RUN, Context, Maps, block, gap, in_place, sample
 from tests.contract.receiver import MemoryTransport, Receiver
 
 MakeRunner = Callable[..., NetworkRunner]
@@ -79,6 +80,11 @@ class World:
             await trio.sleep(0.05)
 
 
+def gap_counts(receiver: Receiver) -> int:
+    """Entries that the receiver was told to be missing."""
+    return sum(parse_gap(of.body).count or 0 for of in receiver.arrived if of.kind == Kind.GAP)
+
+
 async def test_everything_arrives_once_and_in_order(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
     world = World(kind, tmp_path)
     async with world.running():
@@ -104,6 +110,33 @@ async def test_batches_are_bounded_in_bytes(kind: str, tmp_path: Path, autojump_
     async with world.running():
         world.put(*range(10))
         world.put(10, size_bytes=20_000)
+    assert world.receiver.numbers == list(range(11))
+    assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
+    assert [10] in world.receiver.on_wire
+
+
+async def test_a_batch_that_is_not_full_waits_for_more(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": 10_000}, linger_s=1.0)
+    world.receiver.delay_s = 0.0
+    async with world.running():
+        began_s = trio.current_time()
+        for number in range(4):
+            world.put(number)
+            await trio.sleep(0.2)
+        await world.until(lambda: bool(world.receiver.numbers))
+        assert trio.current_time() - began_s == pytest.approx(1.0, abs=0.1)
+        world.put(*range(4, 15))  # more than a batch
+        await world.until(lambda: len(world.receiver.numbers) > 4)
+        assert trio.current_time() - began_s < 1.5
+    assert len(world.receiver.on_wire[0]) == 4
+    assert world.receiver.numbers == list(range(15))
+
+
+async def test_batches_are_bounded_in_entries(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path, {"batch_bytes": MIB, "batch_events": 35})
+    async with world.running():
+        world.put(*range(10))
+        world.put(10, events=50)
     assert world.receiver.numbers == list(range(11))
     assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
     assert [10] in world.receiver.on_wire
@@ -186,6 +219,25 @@ async def test_a_receiver_that_takes_and_never_answers_is_given_up_after_the_dea
         assert world.runner.snapshot().request_failures["timeout"] >= 2
         world.receiver.silent = False
     assert world.receiver.once == [0, 1, 2]
+
+
+async def test_a_batch_of_which_parts_are_acknowledged_is_not_given_up(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(kind, tmp_path, request_timeout_s=2.0)
+    deliver = world.transport.deliver
+
+    async def deliver_slowly(parcels: Sequence[Parcel]) -> Delivery:
+        for part in range(60):
+            await trio.sleep(1.9)
+            world.transport.state = TransportState(True, acknowledged=part + 1)
+        return await deliver(parcels)
+
+    world.transport.deliver = deliver_slowly  # type: ignore[method-assign]
+    async with world.running(timeout_s=1000):
+        world.put(0, 1, 2)
+    assert world.receiver.numbers == [0, 1, 2]
+    assert sum(world.runner.snapshot().request_failures.values()) == 0
 
 
 async def test_a_block_that_is_rejected_is_found_counted_and_the_others_arrive(
@@ -322,13 +374,119 @@ async def test_a_full_spool_gives_up_its_oldest_segment_and_says_so(
         assert lost >= 40
         assert found.residual == 0
         await world.deliver_all()
-    numbers = world.receiver.once
-    assert numbers == sorted(numbers)
-    assert numbers[0] == 0  # the window held the first ones
-    assert numbers[-1] == 25
-    assert len(numbers) == 26 - lost // 10
-    gaps = [parcel for parcel in world.receiver.arrived if parcel.kind == Kind.GAP]
-    assert gaps  # the receiver is told
+    assert world.receiver.once == list(range(lost // 10, 26))
+    assert gap_counts(world.receiver) == lost  # the receiver is told, of what waited in memory too
+
+
+async def test_what_a_full_spool_gave_up_is_not_said_to_be_in_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    first = World("disk", tmp_path, queue_bytes=4 * MIB, spool_bytes=8 * MIB)
+    first.receiver.up = False
+    async with first.running(1.0):
+        for number in range(60):
+            first.put(number, size_bytes=300_000)
+            await trio.sleep(0.1)
+    found = first.runner.snapshot()
+    assert found.discarded_events["spool_full"] + found.spooled_events == 600
+    second = World("disk", tmp_path)
+    async with second.running():
+        await second.deliver_all()
+    assert second.runner.snapshot().replayed_events == found.spooled_events
+    assert len(second.receiver.once) * 10 == found.spooled_events
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+async def test_what_does_not_read_back_is_counted(tmp_path: Path, autojump_clock: MockClock, harm: str) -> None:
+    world = World("disk", tmp_path, queue_bytes=MIB, spool_bytes=64 * MIB)
+    world.receiver.up = False
+    async with world.running():
+        for number in range(60):
+            world.put(number, size_bytes=300_000)
+            await trio.sleep(0.05)
+        if harm == "removed":
+            sorted(tmp_path.glob("*.ftseg"))[1].unlink()
+        else:
+            (part,) = tmp_path.glob("*.part")
+            with open(part, "r+b") as file:
+                file.seek(part.stat().st_size - 100_000)
+                file.write(b"XXXX")
+        await world.deliver_all()
+        found = world.runner.snapshot()
+    assert found.discarded_events["damaged"] == 600 - found.acked_events > 0
+    assert found.acked_events == 10 * len(world.receiver.once)
+
+
+async def test_a_spool_smaller_than_one_append_counts_each_entry_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World("disk", tmp_path, queue_bytes=16 * MIB, spool_bytes=8 * MIB)
+    world.receiver.up = False
+    async with world.running():
+        for number in range(0, 60, 30):
+            world.put(*range(number, number + 30), size_bytes=300_000)
+            await trio.sleep(1)
+        await world.deliver_all()
+    found = world.runner.snapshot()
+    assert found.acked_events == 10 * len(world.receiver.once)
+    assert found.acked_events + found.discarded_events["spool_full"] == 600
+    assert gap_counts(world.receiver) == found.discarded_events["spool_full"]
+
+
+async def test_a_disk_that_hangs_keeps_no_memory_from_the_archive(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World("disk", tmp_path)
+    hangs = trio.Event()
+
+    async def in_thread(job: Callable[[], Any]) -> Any:
+        if world.released < 40:
+            await trio.sleep(0)
+        else:
+            await hangs.wait()
+        return job()
+
+    world.runner._in_thread = in_thread
+    async with world.running():
+        for number in range(100):
+            world.put(number, size_bytes=300_000)
+            await trio.sleep(0.5)
+        held = 100 - world.released
+        assert held * 300_000 <= 16 * MIB
+        lost = world.runner.snapshot().discarded_events["suspended"]
+        assert lost > 0
+        hangs.set()
+        await world.deliver_all()
+        world.put(100)
+    assert len(world.receiver.once) == 101 - lost // 10
+    assert gap_counts(world.receiver) == lost
+
+
+async def test_samples_do_not_pile_up_before_a_receiver_that_is_away(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(
+        kind, tmp_path, {"batch_bytes": MIB}, queue_bytes=MIB, spool_bytes=8 * MIB, when_full="block",
+        spool_folder=str(tmp_path) if kind == "disk" else None,
+    )  # fmt: skip
+    world.receiver.up = False
+    async with world.running(100):
+        world.put(*range(40), size_bytes=400_000)
+        for at in range(1000):
+            world.runner.put(sample(at))
+            await trio.sleep(0.01)
+        assert len(world.runner._intake._items) < 50
+        await world.deliver_all()
+    samples = [parse_sample(of.body) for of in world.receiver.arrived if of.kind == Kind.SAMPLE]
+    assert samples[-1].totals.events == 999
+
+
+async def test_nothing_stalls_where_nothing_waits(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
+    world = World(kind, tmp_path)
+    async with world.running():
+        world.put(0)
+        await world.deliver_all()
+        world.runner.put(sample(1, keep=False))
+        await trio.sleep(1000)
+        assert world.runner.stalled_s() == 0
 
 
 async def test_drop_newest_keeps_the_oldest(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -367,6 +525,7 @@ async def test_drop_oldest_without_a_spool_keeps_the_newest_and_what_they_need(
     kinds = [parcel.kind for parcel in world.receiver.arrived]
     assert kinds[0] == Kind.HEADER
     assert kinds.index(Kind.OBJECT) < kinds.index(Kind.BLOCK)
+    assert gap_counts(world.receiver) == found.discarded_events["queue_full"]
 
 
 async def test_block_holds_the_memory_until_there_is_room(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -483,9 +642,13 @@ async def test_segments_of_earlier_runs_wait_for_what_they_left_in_the_spool(
     async with second.running():
         await trio.sleep(50)
         assert not route.is_acknowledged(Segment(None))
+        second.receiver.up = True
+        second.put(2)  # of this run: what is acknowledged of the earlier ones says nothing
+        await second.until(lambda: second.runner.snapshot().acked_events >= 10)
+        assert route.is_acknowledged(Segment(None)) == (second.runner.snapshot().acked_events == 30)
         await second.deliver_all()
         await second.until(lambda: route.is_acknowledged(Segment(None)))
-    assert second.receiver.numbers == [0, 1]
+    assert second.receiver.numbers == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from collector.archive import disk
 from collector.archive.bodies import parse_gap
 from collector.archive.frame import Kind, Record
 from collector.archive.info import summarise
@@ -27,7 +28,7 @@ from collector.archive.verify import verify_paths
 from collector.batch import Block, Delivery, Note, NoteKind
 from collector.capture.stream import Ask
 from collector.errors import ArchiveFullError, ArchiveLockedError
-from sinks.base import Item
+from sinks.base import Follower, Item
 from sinks.file import sink as sink_module
 from sinks.file.policy import FilePolicy
 from sinks.file.retention import Limits, Sealed
@@ -572,6 +573,123 @@ async def test_discarded_events_are_those_that_were_not_written(
     assert world.problems() == []
 
 
+async def test_a_run_that_finds_a_full_disk_at_its_end_is_sealed_with_the_reserves_room(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1, reserve_bytes=4096)
+    await world.sink.open()
+    block = world.make_block()
+    await world.sink.deliver([world.sample(), block])
+    await world.wait(3)
+    assert (len(world.sealed), world.parts) == (1, [])  # the next segment is begun at the end
+    reserve, real = world.folder / ".reserve", disk.create
+    assert reserve.exists()
+    monkeypatch.setattr(disk, "create", lambda path: no_room() if reserve.exists() else real(path))
+    await world.sink.close()
+    assert (len(world.sealed), reserve.exists()) == (2, False)
+    assert world.problems() == []
+
+
+async def test_a_run_that_cannot_be_sealed_ends_all_the_same(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(reserve_bytes=4096)
+    await world.sink.open()
+    await world.deliver()
+    with monkeypatch.context() as full:
+        full.setattr(os, "writev", no_room)
+        await world.sink.close()
+    assert "No space left" in (world.sink.state.suspended or "")
+    assert not is_locked(world.folder)
+    assert [found.events for found in recover_folder(world.folder)] == [NOISY_ENTRIES]
+
+
+async def test_a_segment_whose_name_is_not_durable_yet_gets_nothing_behind_its_footer(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=12_000)  # three blocks
+    await world.sink.open()
+    await world.deliver(2)
+    await world.sink.tick()
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "fsync_folder", no_room)
+        assert await world.deliver() is Delivery.DELIVERED
+        assert (len(world.sealed), world.parts) == (1, [])
+        assert world.sink.state.suspended
+        assert await world.deliver() is Delivery.REJECTED
+    await world.wait(3)
+    assert world.sink.state.suspended is None
+    await world.deliver()
+    await world.sink.close()
+    assert len(world.sealed) == 2
+    assert world.gaps() == [("discarded", NOISY_ENTRIES)]
+    assert world.events() == 4 * NOISY_ENTRIES
+    assert world.problems() == []
+
+
+async def test_a_last_segment_whose_name_is_not_durable_is_the_last(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    await world.sink.open()
+    await world.deliver()
+    await world.wait(1)
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "fsync_folder", no_room)
+        await world.sink.close()
+    assert (len(world.sealed), world.parts) == (1, [])
+    assert world.problems() == []
+
+
+async def test_what_a_failed_beginning_leaves_is_not_in_the_way_of_the_next(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes no header, and does not remove the empty file either."""
+    world = make_world()
+    await world.sink.open()
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "write", no_room)
+        broken.setattr(disk, "unlink", no_room)
+        assert await world.deliver() is Delivery.REJECTED
+    assert "cannot write to the segment: No space left" in (world.sink.state.suspended or "")
+    left = world.parts
+    await world.wait(3)
+    assert world.sink.state.suspended is None
+    assert await world.deliver() is Delivery.DELIVERED
+    await world.sink.close()
+    assert world.parts == left
+    (found,) = recover_folder(world.folder)
+    assert found.reason.startswith("quarantined")
+    found.path.unlink()
+    assert world.gaps() == [("discarded", NOISY_ENTRIES)]
+    assert world.problems() == []
+
+
+async def test_a_segment_whose_name_is_taken_is_written_on_until_it_is_free(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As somebody does who wants to read the open segment: `cp NAME.ftseg.part NAME.ftseg`."""
+    world = make_world(segment_bytes=12_000)  # three blocks
+    await world.sink.open()
+    await world.deliver(2)
+    (part,) = world.parts
+    copy = world.folder / part.removesuffix(".part")
+    shutil.copy(world.folder / part, copy)
+    for _ in range(4):
+        assert await world.deliver() is Delivery.DELIVERED
+        await world.wait(1)
+    assert (world.parts, world.sink.state.suspended) == ([part], None)
+    told = [record for record in caplog.records if "cannot be sealed" in record.message]
+    assert len(told) == 1
+    copy.unlink()
+    await world.wait(1)
+    assert ([copy.name], []) == (world.sealed, world.parts)
+    await world.deliver()
+    await world.sink.close()
+    assert world.events() == 7 * NOISY_ENTRIES
+    assert world.problems() == []
+
+
 # ---- a folder that goes away, or is somebody else's
 
 
@@ -592,6 +710,64 @@ async def test_folder_removed_while_running_is_made_again_and_the_loss_is_told(m
     assert world.gaps() == [("discarded", NOISY_ENTRIES)]
     assert world.events() == NOISY_ENTRIES
     assert world.problems() == []
+
+
+async def test_a_folder_removed_while_a_segment_is_due_is_made_again(make_world: MakeWorld) -> None:
+    world = make_world(segment_age_s=100.0)
+    await world.sink.open()
+    await world.deliver()
+    await world.wait(98)
+    shutil.rmtree(world.folder)
+    await world.deliver()
+    await world.wait(5)  # due at the second one: it cannot be sealed
+    assert world.sink.state.suspended is None
+    assert await world.deliver() is Delivery.DELIVERED
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_an_open_segment_removed_from_a_full_disk_does_not_keep_the_archive_suspended(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_age_s=100.0, min_free_bytes=10_000)
+    free = SimpleNamespace(bytes=10_000)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free.bytes, f_frsize=1))
+    await world.sink.open()
+    await world.deliver()
+    free.bytes = 0
+    await world.wait(3)
+    assert world.sink.state.suspended
+    (world.folder / world.parts[0]).unlink()
+    await world.wait(110)  # it is due, and cannot be sealed
+    assert world.sink.state.suspended
+    free.bytes = 10_000
+    await world.wait(3)
+    assert world.sink.state.suspended is None
+    assert await world.deliver() is Delivery.DELIVERED
+    await world.sink.close()
+    assert world.problems() == []
+
+
+async def test_a_segment_that_somebody_removes_at_once_ends_nothing(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1)
+    await world.sink.open()
+    real = disk.fsync_folder
+
+    def remove_sealed(folder: Path) -> None:
+        real(folder)
+        for path in folder.glob("*.ftseg"):
+            path.unlink()
+
+    with monkeypatch.context() as somebody:
+        somebody.setattr(disk, "fsync_folder", remove_sealed)
+        assert await world.deliver() is Delivery.DELIVERED
+    assert world.sealed == []
+    for _ in range(2):
+        assert await world.deliver() is Delivery.DELIVERED
+    assert (len(world.sealed), len(world.parts), world.sink.state.segments) == (1, 1, 2)
+    await world.sink.close()
 
 
 async def test_folder_that_was_made_again_is_locked(make_world: MakeWorld) -> None:
@@ -799,6 +975,34 @@ async def test_segments_wait_for_other_sinks_beyond_their_limit_until_the_disk_i
     assert world.problems() == []
 
 
+class Listener:
+    """Notes what it is told: (name, whether it is there)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def note_removal(self, segment: Sealed) -> None:
+        self.told.append((segment.name, segment.path.exists()))
+
+
+async def test_followers_are_told_of_a_removal_before_it(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(segment_bytes=1, max_bytes=1)
+    listener = Listener()
+    world.sink.followers.append(cast(Follower, listener))
+    await world.sink.open()
+    await world.deliver()
+    first = world.sealed[0]
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "unlink", no_room)
+        await world.deliver()
+    assert listener.told == [(first, True)]
+    await world.wait(3)
+    assert listener.told == [(first, True), (first, True)]  # the disk had refused
+    await world.sink.close()
+
+
 async def test_pinned_segments_stay_and_the_hole_behind_them_is_no_problem(make_world: MakeWorld) -> None:
     world = make_world(segment_bytes=1, max_bytes=1)
     await world.sink.open()
@@ -817,6 +1021,27 @@ async def test_pinned_segments_stay_and_the_hole_behind_them_is_no_problem(make_
     assert world.sealed == names[6:]
     await world.sink.close()
     assert world.problems() == []
+
+
+async def test_pins_that_go_one_after_the_other_leave_holes_that_are_no_problem(make_world: MakeWorld) -> None:
+    """The hole behind the later pin is older than the removal that unpinning the earlier one brings."""
+    world = make_world(segment_bytes=1, max_bytes=1)
+    await world.sink.open()
+    start_ns = 1_700_000_000 * 10**9
+    for number in (0, 2, 4):
+        add_pin(world.folder, Pin(f"n{number}", start_ns + number * 10**9, start_ns + number * 10**9, 1))
+    names = []
+    for number in range(8):
+        await world.deliver()
+        names.append(world.sealed[-1])
+        os.utime(world.folder / names[-1], ns=(start_ns + number * 10**9 + 1000,) * 2)
+        world.sink._shelf.fill()
+    assert world.sealed == [names[at] for at in (0, 2, 4, 7)]
+    remove_pin(world.folder, "n2")
+    await world.wait(3)
+    assert world.sealed == [names[at] for at in (0, 4, 7)]
+    assert world.problems() == []
+    await world.sink.close()
 
 
 async def test_nothing_goes_while_a_pin_cannot_be_read(make_world: MakeWorld) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from collector.config import Config, InvalidConfigError, Layer, config_keys, parse_config, parse_layers
+from collector.config_types import Section
 from collector.errors import ConfigError
 from sinks import registry
 from sinks.options import FilterOptions, SinkCommon, SinkType
@@ -14,11 +15,18 @@ from sinks.secrets import Secret
 from sinks.tls import TlsConfig
 
 
+class HostOptions(Section):
+    port: int = 0
+
+
 class PostOptions(SinkCommon):
     type: Literal["post"]
     address: str
     hops: Annotated[int, Field(ge=1)] = 1
     password: Secret | None = None
+    secret_options: dict[str, Secret] = Field(default={})
+    options: dict[str, str] = Field(default={})
+    hosts: Annotated[tuple[HostOptions, ...], Field(strict=False)] = ()
     tls: TlsConfig | None = None
 
 
@@ -117,6 +125,92 @@ def test_names_differ() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["archive", "file"])
+def test_names_that_the_archive_has_in_the_metrics_are_refused(name: str) -> None:
+    (problem,) = problems_of(f'[[sinks]]\ntype="post"\nname="{name}"\naddress="a"')
+    assert problem.startswith('c.toml:3: sinks[0].name: expected another name than "archive" and "file"')
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ('type = ["post"]', 'c.toml:2: sinks[0].type: expected one of "post", "wire", got ["post"]'),
+        ("type = {}", 'c.toml:2: sinks[0].type: expected one of "post", "wire", got a table'),
+        ('type = "post"\naddress = "a"\nname = ["x"]', 'c.toml:4: sinks[0].name: expected a text in quotes, got ["x"]'),
+        ('type = "post"\naddress = "a"\nname = {}', "c.toml:4: sinks[0].name: expected a text in quotes, got a table"),
+    ],
+)
+def test_a_type_or_a_name_of_another_kind_is_refused(table: str, problem: str) -> None:
+    assert problems_of(f"[[sinks]]\n{table}") == [problem]
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ('password = "hunter2"', "password"),
+        ('password = ["hunter2"]', "password"),
+        ('password = { file = ["hunter2"] }', "password.file"),
+        ('password = { credential = "hunter2!" }', "password"),
+        ('secret_options = "hunter2"', "secret_options"),
+        ('secret_options = { pin = "hunter2" }', "secret_options.pin"),
+        ('options = { api_token = ["hunter2"] }', "options.api_token"),
+        ('hops = ["hunter2", {}]', "hops"),
+        ('hops = "azure://me:hunter2@host/x?sig=hunter2"', "hops"),
+        ('hosts = [{ port = 1, password = "hunter2" }]', "hosts[0].password"),
+    ],
+)
+def test_no_message_has_a_secret_in_it(key: str, where: str) -> None:
+    (problem,) = problems_of(f'[[sinks]]\ntype = "post"\naddress = "a"\n{key}')
+    assert problem.startswith(f"c.toml:4: sinks[0].{where}: expected ")
+    assert "hunter2" not in problem
+
+
+def test_no_message_has_the_contents_of_what_should_be_tables() -> None:
+    (problem,) = problems_of('sinks = [{ password = "hunter2" }, 1]')
+    assert problem == "c.toml:1: sinks: expected tables [[sinks]], got an array"
+
+
+def test_an_unknown_key_in_an_array_or_a_table_of_tables_has_its_place() -> None:
+    text = """\
+[[sinks]]
+type = "post"
+address = "a"
+[[sinks.hosts]]
+port = 1
+[[sinks.hosts]]
+prot = 2
+[sinks.secret_options]
+"a.pin" = { fiel = "x" }
+"""
+    assert sorted(p for p in problems_of(text) if "unknown key" in p) == [
+        "c.toml:7: sinks[0].hosts[1].prot: expected a key of sinks[0].hosts[1], got an unknown key; did you mean port?",
+        "c.toml:9: sinks[0].secret_options.a.pin.fiel: expected a key of sinks[0].secret_options.a.pin, "
+        "got an unknown key; did you mean file?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "problem"),
+    [
+        (['name = "a"\nspool_folder = "s"', 'name = "b"\nspool_folder = "./s/"'], "5: sinks[1].spool_folder: expected "
+         'a folder of its own, other than that of sinks[0], got "s"'),
+        (['name = "a"\nspool_folder = "arch/spool/b"', 'name = "b"'], "5: sinks[1].spool_folder: expected a folder of "
+         'its own, other than that of sinks[0], got "arch/spool/b"'),
+        (['when_full = "block"\nspool_folder = "x/../arch"'], "1: sinks[0].spool_folder: expected a folder of its own, "
+         'other than that of the archive, got "x/../arch"'),
+    ],
+)  # fmt: skip
+def test_a_spool_is_no_other_sinks_and_not_the_archive(tables: list[str], problem: str) -> None:
+    sinks = "".join(f'[[sinks]]\ntype = "post"\naddress = "a"\n{table}\n' for table in tables)
+    (found,) = problems_of(f'{sinks}[archive]\nfolder = "arch"')
+    assert re.sub(r"^c.toml:\d+: ", "", found) == re.sub(r"^\d+: ", "", problem)
+
+
+def test_sinks_without_a_spool_have_no_folder_in_common() -> None:
+    table = '[[sinks]]\ntype = "post"\naddress = "a"\nwhen_full = "block"\n'
+    assert len(parse(f'{table}name = "a"\n{table}name = "b"').sinks) == 2
+
+
 def test_a_missing_library_is_a_problem_of_the_configuration() -> None:
     (problem,) = problems_of('[[sinks]]\ntype = "wire"')
     assert problem.startswith("c.toml:2: sinks[0].type: expected a type whose library is installed: sinks of type wire")
@@ -155,4 +249,13 @@ def test_a_type_without_its_library_says_what_to_install(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(registry, "LOADERS", {"wire": load})
     with pytest.raises(ConfigError, match=r"no module wirelib; pip install 'ftrace-collector\[wire\]'"):
+        registry.load_type("wire")
+
+
+def test_a_module_of_ours_that_is_missing_is_not_taken_for_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> SinkType:
+        raise ModuleNotFoundError("No module named 'collector.decode.rows'", name="collector.decode.rows")
+
+    monkeypatch.setattr(registry, "LOADERS", {"wire": load})
+    with pytest.raises(ModuleNotFoundError):
         registry.load_type("wire")

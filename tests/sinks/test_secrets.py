@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from collector.errors import ConfigError
-from sinks.secrets import MAX_SECRET_BYTES, Secret, read_secret
+from sinks.secrets import MAX_SECRET_BYTES, Secret, mask, read_secret
 
 
 def test_a_file_gives_its_text_without_the_line_end(tmp_path: Path) -> None:
@@ -53,3 +53,7 @@ def test_what_is_no_secret_is_refused_without_quoting_it(tmp_path: Path, content
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent: the secret cannot be read: No such file"):
         read_secret(Secret(file=str(tmp_path / "absent")))
+
+
+def test_secrets_are_taken_out_of_what_a_library_says() -> None:
+    assert mask('cannot parse "hunter2" or hunter', ["hunter", "hunter2"]) == 'cannot parse "***" or ***'

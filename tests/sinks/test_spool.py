@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from collector.archive.bodies import parse_gap, parse_sample
 from collector.archive.frame import Kind
 from collector.archive.reader import open_segment
-from collector.batch import Note, NoteKind
+from collector.batch import Note, NoteKind, StreamKey
 from collector.errors import ArchiveError, ArchiveLockedError
 from sinks import spool as spool_module
 from sinks.cursor import NAME, Cursor, build_cursor, parse_cursor, read_cursor, write_cursor
 from sinks.log import DAMAGED, SPOOL_FULL, START, SUSPENDED, Appended, Entry, Position
 from sinks.options import WhenFull
 from sinks.spool import Spool, SpoolPolicy
-from tests.contract.made import KEY, MIB, RUN, Context, Maps, block, gap
+from tests.contract.made import KEY, MIB, RUN, Context, Maps, block, gap, sample
 
 
 class Clock:
@@ -319,6 +320,105 @@ def test_a_clock_that_is_set_back_between_two_runs_loses_nothing(tmp_path: Path)
         again.close()
     assert left == 10
     assert len(segments(tmp_path)) == 2
+
+
+def test_names_before_the_cursor_come_whole_however_little_is_read_at_once(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path)
+    spool.open()
+    reports = [
+        Note(NoteKind.REPORT, KEY, {"kind": "latency", "value": at, "text": os.urandom(300).hex()}) for at in range(30)
+    ]
+    (first,) = [e for e in spool.append([*reports, block(0)], START).entries if e.parcel.number == 0]
+    fill(spool, 1)
+    spool.acknowledge(first.position, [])
+    spool.close()
+    again = make_spool(tmp_path, context=Context(run=bytes(16)))
+    again.open()
+    back = read_all(again, max_bytes=1000)
+    assert [entry.parcel.kind for entry in back].count(Kind.OBJECT) == 31  # a format and the reports
+    assert numbers_of(back) == [1]
+    again.close()
+
+
+def test_a_gap_in_an_earlier_run_is_no_gap_of_this_one(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path, max_bytes=8 * MIB)
+    spool.open()
+    fill(spool, *range(20), size_bytes=300_000)
+    spool.close()
+    context = Context(run=bytes(16))
+    context.created_ns += 10**12
+    key = StreamKey(bytes(16), KEY.instance, KEY.cpu)
+    again = make_spool(tmp_path, max_bytes=8 * MIB, context=context)
+    again.open()
+    dropped = 0
+    for number in range(20):
+        done = again.append([block(number, size_bytes=300_000, key=key)], START)
+        dropped += done.dropped.total_events
+    assert dropped >= 100
+    for entry in read_all(again):
+        if entry.parcel.kind == Kind.GAP:
+            assert entry.parcel.run == bytes(16)
+            assert parse_gap(entry.parcel.body).count == 0
+    again.close()
+
+
+def test_what_was_refused_last_is_told_at_the_end(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path, max_bytes=8 * MIB, when_full="drop_newest")
+    spool.open()
+    refused = sum(
+        spool.append([block(number, size_bytes=900_000)], START).refused.total_events for number in range(20)
+    )
+    gaps = [e.parcel.body for e in spool.finish().entries if e.parcel.kind == Kind.GAP]
+    assert [parse_gap(body).count for body in gaps] == [refused]
+    spool.close()
+
+
+def test_samples_take_no_room_that_is_not_there(tmp_path: Path) -> None:
+    spool = make_spool(tmp_path, max_bytes=8 * MIB, when_full="drop_newest")
+    spool.open()
+    for number in range(20):
+        spool.append([block(number, size_bytes=900_000)], START)
+    for at in range(20_000):
+        assert spool.append([sample(at)], START).taken == 1
+    assert spool.state.bytes <= 8 * MIB + 1000
+    last = [e.parcel.body for e in spool.finish().entries if e.parcel.kind == Kind.SAMPLE][-1]
+    assert parse_sample(last).totals.events == 19_999
+    spool.close()
+
+
+def test_a_segment_whose_seal_failed_behind_the_rename_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make_spool(tmp_path, max_bytes=8 * MIB)
+    spool.open()
+    fill(spool, 0, 1, 2, 3, size_bytes=300_000)
+    spool.tick()
+
+    def refuse(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_module.disk, "fsync_folder", refuse)
+        assert spool.append([block(4)], START).refused.events == {SUSPENDED: 10}
+    back = spool.read(START, 1 << 30)
+    assert numbers_of(back.entries) == [0, 1, 2, 3]
+    assert back.lost.events == {}
+    spool.close()
+
+
+def test_notes_that_came_while_the_disk_took_nothing_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    spool = make_spool(tmp_path, clock=clock)
+    spool.open()
+    fill(spool, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_module.disk, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+        assert spool.append([gap(), sample(1)], START).taken == 2
+    clock.now_s += 5
+    assert [e.parcel.kind for e in spool.append([block(1)], START).entries] == [Kind.GAP, Kind.BLOCK]
+    spool.close()
 
 
 def test_a_new_segment_begins_after_the_interval_with_all_that_it_needs(tmp_path: Path) -> None:

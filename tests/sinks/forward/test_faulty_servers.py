@@ -142,6 +142,24 @@ async def test_nobody_listens(parcels: list[Parcel]) -> None:
             assert not transport.state.connected
 
 
+async def test_a_batch_without_rows_is_not_delivered_to_nobody(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    """Header and objects make no records; they are delivered once a server is there, and clear no error."""
+    names = [parcel for parcel in parcels if parcel.kind in (Kind.HEADER, Kind.OBJECT)]
+    server = Server(close_at_once)
+    await nursery.start(server.run)
+    async with running(make(server.port)) as transport:
+        assert await transport.deliver(parcels) is Delivery.ERRORED
+        server.handler = Server.behave
+        await bring(transport, [names])
+        assert transport.state.last_error is not None
+        await bring(transport, [parcels])
+        assert transport.state.last_error is None
+    with trio.socket.socket() as held:
+        await held.bind(("127.0.0.1", 0))
+        async with running(make(held.getsockname()[1])) as transport:
+            assert await transport.deliver(names) is Delivery.ERRORED
+
+
 async def test_no_such_socket(parcels: list[Parcel], tmp_path: Path) -> None:
     async with running(make(servers=[{"path": str(tmp_path / "none.sock")}])) as transport:
         assert await transport.deliver(parcels) is Delivery.ERRORED

@@ -17,6 +17,7 @@ from sinks.forward.records import RecordBuilder
 from tests.archive.encoder import PLAIN, PLAIN_ID, build_block
 from tests.conftest import RECORDED_CASES
 from tests.decode.slow_rows import SlowRows
+from tests.sinks.forward.rig import to_ns
 from tests.sinks.parcels import parcels_of
 
 NOW_NS = 1_800_000_000_123_456_789
@@ -76,29 +77,54 @@ def comms(run: bytes, name: bytes) -> Parcel:
     return Parcel(Kind.OBJECT, build_object("comms", {7: name})[1], run)
 
 
+def clock(run: bytes, wall_s: int) -> Parcel:
+    """At 0 of the trace clock."""
+    pair = {"instance": "main", "trace": 0, "realtime_ns": wall_s * 10**9, "boottime_ns": 0, "monotonic_ns": 0,
+            "error_ns": 1}  # fmt: skip
+    return Parcel(Kind.OBJECT, build_object("clock", pair)[1], run)
+
+
 def plain_block(run: bytes) -> Parcel:
     block = build_block([(5, 7, 0, 0, PLAIN_ID, 1)], run=run)
     return Parcel(Kind.BLOCK, block.body, run, block.stream, 0, 1, 5, 5)
 
 
+def rows(builder: RecordBuilder, *parcels: Parcel) -> bytes:
+    return b"".join(found.data for p in parcels for found in builder.take(p, NOW_NS))
+
+
 def records(builder: RecordBuilder, *parcels: Parcel) -> list[Any]:
-    return [row[1] for p in parcels for rows in builder.take(p, NOW_NS) for row in unpack_all(rows.data)]
+    return [record for _, record in unpack_all(rows(builder, *parcels))]
 
 
-def test_an_epoch_that_is_sent_again_behind_the_next_one_has_its_own_names() -> None:
-    """A batch that failed comes again after the header of the next run has been seen."""
+def test_rewound_it_reads_a_block_as_the_first_time() -> None:
+    """A batch that failed comes again after the header of the next epoch, or of the next run, has been seen."""
     builder = RecordBuilder(1 << 20)
     old, new = b"o" * 16, b"n" * 16
     layout = Parcel(Kind.OBJECT, build_object("format", PLAIN)[1], old)
-    assert records(builder, header(old, 1), layout, comms(old, b"old"), header(new, 2), comms(new, b"new")) == []
-    (again,) = records(builder, plain_block(old))
-    assert (again["host"], again["comm"]) == ("host1", "old")
-    (now,) = records(builder, plain_block(new))
-    assert (now["host"], now["comm"]) == ("host2", "new")
-    (repeated,) = records(builder, header(old, 1), comms(old, b"older"), plain_block(old))
-    assert repeated["comm"] == "older"
-    (other,) = records(builder, plain_block(new))
-    assert other["comm"] == "new"
+    before = [header(old, 1), layout, comms(old, b"first"), clock(old, 1_700_000_000)]
+    assert records(builder, *before) == []
+    first = rows(builder, plain_block(old))
+    ahead = [comms(old, b"later"), header(old, 2), comms(old, b"second"), header(new, 3), comms(new, b"third")]
+    (now,) = records(builder, *ahead, plain_block(new))
+    assert (now["host"], now["comm"], now["clock"]) == ("host3", "third", "mono")
+    builder.rewind(before)
+    assert rows(builder, plain_block(old)) == first
+    ((at, record),) = unpack_all(first)
+    assert (to_ns(at), record["host"], record["comm"]) == (1_700_000_000 * 10**9 + 5, "host1", "first")
+    assert "clock" not in record
+    (then,) = records(builder, *ahead, plain_block(new))
+    assert (then["host"], then["comm"]) == ("host3", "third")
+
+
+def test_a_report_before_what_comes_again_is_not_repeated() -> None:
+    about = {"instance": "main", "kind": "k", "tracer": "t", "value": 1, "unit": "us", "text": "", "realtime_ns": 1}
+    run = b"r" * 16
+    before = [header(run, 1), Parcel(Kind.OBJECT, build_object("report", about)[1], run)]
+    builder = RecordBuilder(1 << 20)
+    assert len(records(builder, *before)) == 1
+    builder.rewind(before)
+    assert records(builder, comms(run, b"c")) == []
 
 
 def test_formats_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +135,8 @@ def test_formats_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -
     others = [Parcel(Kind.OBJECT, build_object("format", {**PLAIN, "id": n})[1], run) for n in range(3)]
     assert len(records(builder, header(run, 1), layout, *others[:2], plain_block(run))) == 1
     assert records(builder, others[2]) == []
+    assert len(records(builder, plain_block(run))) == 1  # it was used later than the first of the others
+    assert records(builder, others[0], others[1], others[2]) == []
     with pytest.raises(SegmentError, match="was not sent"):
         records(builder, plain_block(run))
     assert len(records(builder, layout, plain_block(run))) == 1

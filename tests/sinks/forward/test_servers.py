@@ -13,7 +13,9 @@ from collector.batch import Delivery
 from collector.errors import ConfigError
 from sinks.base import Parcel, SinkContext
 from sinks.forward.sink import SINK, ForwardOptions
-from tests.sinks.forward.rig import Server, bring, in_batches, make, running
+from tests.sinks.forward.rig import Server, Stream, bring, in_batches, make, messages, running
+from tests.sinks.made import make_segment
+from tests.sinks.parcels import parcels_of
 
 
 def ordinals(server: Server) -> list[tuple[int, int]]:
@@ -103,6 +105,12 @@ async def test_what_was_not_acknowledged_goes_to_another_server(parcels: list[Pa
     assert list(dict.fromkeys(got)) == expected(parcels)
 
 
+async def run_until_cancelled(server: Server, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        task_status.started(nursery.cancel_scope)
+
+
 async def refuse(server: Server, stream: object, connection: int) -> None:
     """Ends each connection at once."""
 
@@ -133,6 +141,59 @@ async def test_a_server_that_is_new_to_an_epoch_is_told_its_beginning(
     assert kinds.index("object") < kinds.index("block")
 
 
+async def test_a_beginning_that_did_not_arrive_is_told_again(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, second = Server(), Server()
+    first_scope = await nursery.start(run_until_cancelled, first)
+    await nursery.start(second.run)
+    servers = [{"host": "127.0.0.1", "port": first.port}, {"host": "127.0.0.1", "port": second.port, "weight": 0}]
+
+    async def break_once(server: Server, stream: Stream, connection: int) -> None:
+        await stream.receive_some(100)
+        server.handler = Server.behave
+
+    batches = in_batches(parcels, 4)
+    async with running(make(servers=servers, payload="blocks")) as transport:
+        await bring(transport, batches[:3])
+        second.handler = break_once
+        first_scope.cancel()
+        await bring(transport, batches[3:])
+    kinds = [record["kind"] for _, record in second.rows]
+    assert kinds[0] == "header"
+    assert kinds.index("object") < kinds.index("block")
+
+
+@pytest.mark.parametrize("payload", ["records", "blocks"])
+async def test_what_comes_again_is_read_by_its_own_epoch(payload: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    """The headers of the next epochs have been sent when the connection breaks."""
+    old, new, newest = (
+        parcels_of(make_segment(tmp_path / f"{n}", host=f"h{n}", run=bytes([n]) * 16)) for n in range(3)
+    )
+    server = Server()
+    await nursery.start(server.run)
+    async with running(make(server.port, payload=payload)) as transport:
+        await bring(transport, [old[:-1]])
+        server.holds = True
+        async with trio.open_nursery() as inner:
+            for batch in (old[-1:], new, newest):
+                inner.start_soon(transport.deliver, batch)
+                await trio.testing.wait_all_tasks_blocked()
+            await server.wait_for_chunks(4)
+            for stream, _ in server.held:
+                await stream.aclose()
+        server.holds = False
+        at = len(server.rows)
+        await bring(transport, [old[-1:], new])
+    again = [record for _, record in server.rows[at:]]
+    if payload == "records":
+        assert [record["host"] for record in again] == 20 * ["h0"] + 200 * ["h1"]
+    else:
+        headers = [record["run"] for record in again if record["kind"] == "header"]
+        blocks = [record["run"] for record in again if record["kind"] == "block"]
+        assert headers == [(b"\0" * 16).hex(), (b"\1" * 16).hex()]
+        assert blocks == [headers[0]] + 10 * [headers[1]]
+        assert again[0]["kind"] == "header"
+
+
 @pytest.mark.parametrize("weights", [(1, 3), (1, 0), (5, 5)])
 def test_servers_are_chosen_by_weight(weights: tuple[int, int]) -> None:
     servers = [{"host": "a", "weight": weights[0]}, {"host": "b", "weight": weights[1]}]
@@ -141,6 +202,61 @@ def test_servers_are_chosen_by_weight(weights: tuple[int, int]) -> None:
     transport._rng = random.Random(5).random  # type: ignore[attr-defined]
     first = Counter(transport._in_order()[0].host for _ in range(4000))  # type: ignore[attr-defined]
     assert abs(first["a"] / 4000 - weights[0] / sum(weights)) < 0.03
+
+
+async def test_a_server_that_was_away_is_used_again(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, spare = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(spare.run)
+    servers = [{"host": "127.0.0.1", "port": first.port}, {"host": "127.0.0.1", "port": spare.port, "weight": 0}]
+    async with running(make(servers=servers, keepalive_s=0.001)) as transport:
+        first.handler = refuse
+        await bring(transport, [parcels])
+        used = spare.connections
+        assert len(spare.rows) == 200
+        first.handler = Server.behave
+        for _ in range(5):
+            await trio.sleep(0.002)
+            await bring(transport, [parcels])
+    assert spare.connections == used
+    assert len(first.rows) == 5 * 200
+
+
+async def test_weights_hold_after_a_failure(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    first, second = Server(), Server()
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    servers = [
+        {"host": "127.0.0.1", "port": first.port, "weight": 3}, {"host": "127.0.0.1", "port": second.port, "weight": 1}
+    ]  # fmt: skip
+    transport = make(servers=servers, keepalive_s=0.001)
+    transport._rng = random.Random(5).random
+    async with running(transport):
+        first.handler = refuse
+        await bring(transport, [parcels])
+        first.handler = Server.behave
+        first.connections = second.connections = 0
+        for _ in range(400):
+            await trio.sleep(0.001)
+            await bring(transport, [parcels[-1:]])
+    all_of_them = first.connections + second.connections
+    assert all_of_them > 300
+    assert abs(first.connections / all_of_them - 3 / 4) < 0.08
+
+
+async def test_all_servers_are_tried_where_each_takes_nothing(parcels: list[Parcel], nursery: trio.Nursery) -> None:
+    servers = [Server(refuse), Server(refuse), Server(refuse)]
+    for server in servers:
+        await nursery.start(server.run)
+    of = [{"host": "127.0.0.1", "port": server.port, "weight": 1 - n // 2} for n, server in enumerate(servers)]
+    async with running(make(servers=of)) as transport:
+        for _ in range(60):
+            assert await transport.deliver(parcels) is Delivery.ERRORED
+        tried = [server.connections for server in servers]
+        assert min(tried) * 2 > max(tried)
+        servers[2].handler = Server.behave
+        await bring(transport, [parcels])
+    assert len(servers[2].rows) == 200
 
 
 async def test_an_old_connection_is_replaced_without_losing_a_batch(
@@ -169,6 +285,41 @@ async def test_a_server_that_takes_one_chunk_a_connection(
             assert await transport.deliver(batch) is Delivery.DELIVERED
     assert len({chunk.connection for chunk in server.chunks}) == len(server.chunks) > 1
     assert ordinals(server) == expected(parcels)
+
+
+async def test_each_server_can_read_what_it_gets_whichever_takes_the_next_chunk(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """Each connection takes one chunk, so that the server changes in the middle of a batch and of a beginning."""
+    key = tmp_path / "key"
+    key.write_text("key")
+
+    async def take_one(server: Server, stream: Stream, connection: int) -> None:
+        unpacker = msgpack.Unpacker(max_buffer_size=1 << 26)
+        await server.shake_hands(stream, unpacker, b"key")
+        if connection == 5:
+            return
+        async for tag, entries, option in messages(stream, unpacker):
+            await server.take(stream, connection, tag, entries, option)
+            return
+
+    servers = [Server(take_one, shared_key=b"key", keepalive=False) for _ in range(2)]
+    for server in servers:
+        await nursery.start(server.run)
+    epochs = [parcels_of(make_segment(tmp_path / f"{n}", blocks=3, run=bytes([n]) * 16)) for n in range(3)]
+    of = make(*(server.port for server in servers), payload="blocks", shared_key={"file": str(key)})
+    object.__setattr__(of._options, "chunk_bytes", 600)  # some records
+    async with running(of) as transport:
+        await bring(transport, [[parcel for epoch in epochs for parcel in epoch]])
+    assert {record["body"] for server in servers for _, record in server.rows} == {p.body for e in epochs for p in e}
+    for server in servers:
+        run, formats = "", 0
+        for _, record in server.rows:
+            if record["kind"] == "header":
+                run, formats = record["run"], 0
+            formats += record["kind"] == "object"
+            assert record["run"] == run
+            assert record["kind"] != "block" or formats >= 2
 
 
 def test_what_does_not_fit_together_is_refused() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import obstore
 import pytest
@@ -18,8 +18,9 @@ import trustme
 from collector.archive.verify import verify_paths
 from collector.errors import ConfigError
 from sinks.base import SinkContext
+from sinks.file.retention import Sealed
 from sinks.objectstore import uploader as uploader_module
-from sinks.objectstore.digest import read_digest
+from sinks.objectstore.digest import Digest, read_digest
 from sinks.objectstore.manifest import parse_line
 from sinks.objectstore.progress import path_of
 from sinks.objectstore.sink import ObjectStoreConfig, build, build_store
@@ -49,6 +50,13 @@ def bad(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     return tmp_path / "archive"
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path) -> ObjectStoreConfig:
+    return ObjectStoreConfig.model_validate(
+        {"type": "objectstore", "url": f"file://{tmp_path}/store", "scan_interval_s": 0.05}
+    )
 
 
 class Place:
@@ -404,6 +412,66 @@ async def test_a_segment_that_is_removed_before_it_was_uploaded_is_counted(archi
         found = uploader.snapshot()
         assert found.discarded_events == {"removed": 200}
         assert (found.residual, found.spooled_events, found.stalled_s) == (0, 0, 0.0)
+
+
+def remove(uploader: Uploader, path: Path) -> None:
+    """As retention does."""
+    uploader.note_removal(Sealed(path, 0, 0, 0))
+    path.unlink()
+
+
+async def test_a_segment_that_no_look_has_seen_is_counted_when_it_is_removed(
+    folder_store: ObjectStoreConfig, archive: Path
+) -> None:
+    uploader = build(folder_store, SinkContext("h", "1", archive))
+    never_seen, stays = (make_segment(archive, number=number) for number in range(2))
+    remove(uploader, never_seen)
+    for _ in range(2):
+        await uploader.drain()
+        found = uploader.snapshot()
+        assert (found.offered_events, found.acked_events, found.discarded_events) == (400, 200, {"removed": 200})
+    assert uploader.counts.lost_bytes > 0
+    remove(uploader, stays)
+    await uploader.drain()
+    assert uploader.counts.lost_segments == 1  # it is in the store
+
+
+async def test_a_segment_is_counted_once_whoever_finds_it_gone(
+    folder_store: ObjectStoreConfig, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first one is on its way it is removed, and another one that this look has seen."""
+    uploader = build(folder_store, SinkContext("h", "1", archive))
+    on_its_way, seen, stays = (make_segment(archive, number=number) for number in range(3))
+    put = Store.put
+
+    def put_slowly(self: Store, key: str, file: BinaryIO, digest: Digest) -> bool:
+        if on_its_way.exists():
+            remove(uploader, on_its_way)
+            remove(uploader, seen)
+        return put(self, key, file, digest)
+
+    monkeypatch.setattr(Store, "put", put_slowly)
+    for _ in range(2):
+        await uploader.drain()
+        found = uploader.snapshot()
+        assert (found.offered_events, found.acked_events, found.discarded_events) == (600, 400, {"removed": 200})
+    assert uploader.counts.lost_segments == 1
+    stays.unlink()  # somebody did
+    uploader.note_removal(Sealed(stays, 0, 0, 0))
+    await uploader.drain()
+    assert uploader.counts.lost_segments == 1
+
+
+async def test_a_segment_that_the_disk_does_not_remove_is_uploaded_and_not_lost(
+    folder_store: ObjectStoreConfig, archive: Path
+) -> None:
+    async with running(folder_store, archive) as uploader:
+        path = make_segment(archive)
+        uploader.note_removal(Sealed(path, 0, 0, 0))
+        await wait_for(lambda: is_uploaded(uploader, path))
+        remove(uploader, path)
+        await wait_for(lambda: not is_uploaded(uploader, path))  # the look that found it gone
+        assert uploader.counts.lost_segments == 0
 
 
 async def test_a_segment_that_cannot_be_read_does_not_hold_up_others(

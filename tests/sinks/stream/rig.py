@@ -52,8 +52,9 @@ async def listen(address: str) -> trio.SocketListener:
 
 @asynccontextmanager
 async def sending(address: str, **options: Any) -> AsyncIterator[StreamTransport]:
-    settings = StreamOptions(type="stream", address=f"unix:{address}", **{"host": "web-1", **options})
-    transport = StreamTransport(settings, "here", None, retry_s=0.01)
+    defaults = {"host": "web-1", "retry_first_s": 0.01, "retry_max_s": 0.01}
+    settings = StreamOptions(type="stream", address=f"unix:{address}", **(defaults | options))
+    transport = StreamTransport(settings, "here", None, rng=lambda: 0.0)
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
         yield transport

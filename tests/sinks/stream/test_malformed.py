@@ -49,7 +49,7 @@ async def test_a_runner_gives_up_the_malformed_record_alone(tmp_path: Path) -> N
         type="stream", address=f"unix:{tmp_path / 'socket'}", host="web-1", when_full="block", linger_s=0,
         retry_first_s=0.01, retry_max_s=0.02,
     )  # fmt: skip
-    transport = StreamTransport(options, "here", None, retry_s=0.01)
+    transport = StreamTransport(options, "here", None)
     runner = NetworkRunner(transport, MemoryLog(Context(), Maps(), 300.0), options, in_place)
     await runner.open()
     async with serving(tmp_path) as served, trio.open_nursery() as nursery:

@@ -66,10 +66,13 @@ def send(
     timeout_s: float = PATIENCE_S,
 ) -> str | None:
     """Brings the parcels; gives None, or why they did not come through."""
-    options = StreamOptions(type="stream", address=address, host=host, tls=tls, request_timeout_s=timeout_s)
+    options = StreamOptions(
+        type="stream", address=address, host=host, tls=tls, request_timeout_s=timeout_s, retry_first_s=0.05,
+        retry_max_s=0.05,
+    )  # fmt: skip
 
     async def main() -> str | None:
-        transport = StreamTransport(options, "here", build_context(tls) if tls is not None else None, retry_s=0.05)
+        transport = StreamTransport(options, "here", build_context(tls) if tls is not None else None)
         async with trio.open_nursery() as nursery:
             await nursery.start(transport.run)
             with trio.move_on_after(timeout_s):

@@ -29,6 +29,7 @@ from sinks.stream.memory import Memory
 from sinks.stream.seen import Seen
 from sinks.stream.sender import Sender
 from sinks.stream.server import Limits, Receiver
+from sinks.stream.sink import StreamOptions, StreamTransport
 from sinks.wire import (
     Parser,
     StreamError,
@@ -146,15 +147,15 @@ async def test_a_peer_that_does_not_speak_the_protocol_is_cut_off(tmp_path: Path
 async def test_a_sender_gone_mad_is_cut_off_and_keeps_what_it_has_brought(
     tmp_path: Path, parcels: list[Parcel], data: bytes, reason: str
 ) -> None:
-    async with serving(tmp_path, Limits(max_body_bytes=65_536, record_timeout_s=0.2)) as served:
-        async with sending(served.address) as transport:
-            await bring(transport, parcels[: first_block(parcels) + 1])
-            connection = transport._connection
-            assert connection is not None
-            await connection.stream.send_all(data)
-            with trio.fail_after(5):
-                while not served.receiver.state.refused:
-                    await trio.sleep(0.01)
+    limits = Limits(max_body_bytes=65_536, record_timeout_s=0.2)
+    async with serving(tmp_path, limits) as served, sending(served.address) as transport:
+        await bring(transport, parcels[: first_block(parcels) + 1])
+        connection = transport._connection
+        assert connection is not None
+        await connection.stream.send_all(data)
+        with trio.fail_after(5):
+            while not served.receiver.state.refused:
+                await trio.sleep(0.01)
         assert served.receiver.state.refused == {reason: 1}
     assert summarise([served.folder / "web-1"])["segments"] == 1
 
@@ -269,6 +270,49 @@ async def test_nobody_there_is_an_error_that_says_so(tmp_path: Path, parcels: li
     async with sending(str(tmp_path / "nobody"), request_timeout_s=0.1) as transport:
         assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.ERRORED
         assert transport.state.last_error is not None
+
+
+async def test_what_waits_for_a_receiver_goes_out_with_the_first_connection_that_is_welcomed(
+    tmp_path: Path, parcels: list[Parcel]
+) -> None:
+    receiver = Receiver(tmp_path / "hosts", POLICY, LIMITS)
+    closed = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal closed
+        if closed < 3:
+            closed += 1
+            await stream.aclose()
+        else:
+            await receiver.serve(stream)
+
+    address = str(tmp_path / "socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.run)
+        nursery.start_soon(trio.serve_listeners, serve, [await listen(address)])
+        async with sending(address) as transport:
+            with trio.fail_after(10):
+                assert await transport.deliver(parcels[: first_block(parcels) + 1]) is Delivery.DELIVERED
+        nursery.cancel_scope.cancel()
+    assert closed == 3
+
+
+async def test_waits_for_a_receiver_that_is_away_double_up_to_a_limit(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries_s: list[float] = []
+
+    async def refuse(address: str) -> trio.SocketStream:
+        tries_s.append(trio.current_time())
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(trio, "open_unix_socket", refuse)
+    options = StreamOptions(type="stream", address="unix:/nowhere", retry_first_s=1.0, retry_max_s=10.0)
+    transport = StreamTransport(options, "here", None, rng=lambda: 0.0)
+    began_s = trio.current_time()
+    with trio.move_on_after(40):
+        await transport.run()
+    assert [at - began_s for at in tries_s] == [0, 1, 3, 7, 15, 25, 35]
 
 
 async def test_a_record_larger_than_the_receiver_takes_is_rejected(tmp_path: Path, parcels: list[Parcel]) -> None:

@@ -15,7 +15,7 @@ import trio
 from collector.archive.reader import list_segments
 from collector.batch import Delivery
 from sinks.base import Parcel
-from sinks.stream import host, server
+from sinks.stream import host, room, server
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.server import Limits
 from tests.sinks.stream.rig import bring, check_same, first_block, sending, serving
@@ -98,7 +98,7 @@ async def test_a_full_disk_costs_a_look_and_no_more(
     async with serving(tmp_path, policy=HostPolicy(min_free_bytes=1)) as served, sending(served.address) as transport:
         await bring(transport, parcels[:at], size=100)
         with monkeypatch.context() as patched:
-            patched.setattr(host.os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=4096))
+            patched.setattr(room.os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=4096))
             for _ in range(3):
                 assert await transport.deliver(parcels[at:]) is Delivery.ERRORED
                 assert "no room" in (transport.state.last_error or "")
