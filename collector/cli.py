@@ -163,6 +163,8 @@ def build_parser() -> argparse.ArgumentParser:
                          help="age that seals a segment; default: 3600")  # fmt: skip
     receive.add_argument("--min-free-bytes", type=_count, default=1 << 30, metavar="N",
                          help="with less on the disk nothing is taken; default: 1 GiB")  # fmt: skip
+    receive.add_argument("--max-memory-bytes", type=_count, default=1 << 30, metavar="N",
+                         help="of records on their way, names and such; default: 1 GiB")  # fmt: skip
     receive.add_argument("--max-hosts", type=_count, default=4096, metavar="N", help="default: 4096")
     receive.add_argument("--log-format", choices=["text", "json"], default="text",
                          help="of the messages on stderr; default: text")  # fmt: skip

@@ -237,7 +237,8 @@ def receive(args: argparse.Namespace) -> int:
     return receive(
         ReceiveOptions(
             args.listen, args.output, args.segment_bytes, args.segment_age, args.max_bytes_per_host,
-            args.min_free_bytes, args.max_hosts, args.cert, args.key, args.client_ca, args.http, args.log_format,
+            args.min_free_bytes, args.max_hosts, args.max_memory_bytes, args.cert, args.key, args.client_ca, args.http,
+            args.log_format,
         )
     )  # fmt: skip
 

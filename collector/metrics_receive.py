@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 PREFIX = "ftrace_collector_receive_"
 
 # Why connections end; known from the start, so that each is a series from the start.
-REASONS = ("broken", "tls", "slow", "full", "malformed", "archive", "replaced")
+REASONS = ("broken", "tls", "slow", "full", "malformed", "archive", "replaced", "limit", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class ReceiveSnapshot:
 
     hosts: int = 0  # whose folders are open
     connections: int = 0  # open now
+    held_bytes: int = 0  # of memory: what senders make the receiver hold
+    held_limit_bytes: int = 0
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)  # {reason: connections that were ended}
     blocks: int = 0
@@ -31,6 +33,8 @@ class ReceiveSnapshot:
 METRICS: tuple[tuple[str, str, str, Callable[[ReceiveSnapshot], float]], ...] = (
     ("hosts", "gauge", "Hosts whose archives are open.", lambda s: s.hosts),
     ("connections", "gauge", "Connections that are open.", lambda s: s.connections),
+    ("held_bytes", "gauge", "Memory that senders make the receiver hold, about.", lambda s: s.held_bytes),
+    ("held_limit_bytes", "gauge", "At most; then nothing is read.", lambda s: s.held_limit_bytes),
     ("accepted_connections", "counter", "Connections that were accepted.", lambda s: s.accepted),
     ("blocks", "counter", "Blocks that were written and synced.", lambda s: s.blocks),
     ("events", "counter", "Entries in these blocks.", lambda s: s.events),

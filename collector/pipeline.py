@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -103,6 +104,7 @@ class Pipeline:
         self.capture: Capture | None = None
         self._recorded_s: dict[Stream, float] = {}  # when a sample of it went into the archive
         self._seen: dict[Stream, Sample] = {}
+        self._gaps: Counter[StreamKey] = Counter()  # gap records of each stream so far
 
     @property
     def streams(self) -> list[Stream]:
@@ -159,9 +161,11 @@ class Pipeline:
         self, key: StreamKey, cause: str, lost: int | None, from_ts: int | None, detail: str, to_ts: int | None = None
     ) -> None:
         """Queue a gap that no block tells of."""
-        self._put(
-            NoteKind.GAP, key, {"cause": cause, "count": lost, "from_ts": from_ts, "to_ts": to_ts, "detail": detail}
-        )
+        self._put(NoteKind.GAP, key, {
+            # With the number nothing else says the same: who is told of a gap twice knows that it is one.
+            "no": self._gaps[key], "cause": cause, "count": lost, "from_ts": from_ts, "to_ts": to_ts, "detail": detail,
+        })  # fmt: skip
+        self._gaps[key] += 1
 
     async def drain(self, source: Source, drained: dict[Stream, bool], *, at_once: int = 1) -> None:
         """Read a source's streams to their ends.

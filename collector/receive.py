@@ -29,10 +29,12 @@ from sinks.tls import build_server_context
 
 logger = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that end it
 REPORT_INTERVAL_S = 60.0
 CONNECTIONS_PER_HOST = 2  # one that the network has lost, and the one after it
 DESCRIPTORS_PER_HOST = CONNECTIONS_PER_HOST + 2  # the folder's lock and the open segment
 OTHER_DESCRIPTORS = 64
+LEAST_MEMORY_BYTES = 64 << 20  # some of the largest records beside each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ReceiveOptions:
     max_bytes_per_host: int
     min_free_bytes: int
     max_hosts: int
+    max_memory_bytes: int
     cert_file: str | None = None  # PEM; None: without TLS
     key_file: str | None = None
     client_ca_file: str | None = None  # senders must have a certificate of it, for the name they give themselves
@@ -60,6 +63,9 @@ def receive(options: ReceiveOptions) -> int:
     Raises:
       CollectorError: it cannot listen there, or not write there.
     """
+    if options.max_memory_bytes < LEAST_MEMORY_BYTES:
+        raise UsageError("too little memory", where="--max-memory-bytes", expected=f"at least {LEAST_MEMORY_BYTES}",
+                         got=str(options.max_memory_bytes))  # fmt: skip
     context = None
     if options.cert_file is not None:
         context = build_server_context(options.cert_file, options.key_file, options.client_ca_file)
@@ -111,9 +117,12 @@ async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> i
     policy = HostPolicy(
         options.segment_bytes, options.segment_age_s, options.max_bytes_per_host, options.min_free_bytes
     )
-    limits = Limits(max_connections=CONNECTIONS_PER_HOST * options.max_hosts, max_hosts=options.max_hosts)
+    limits = Limits(
+        max_connections=CONNECTIONS_PER_HOST * options.max_hosts, max_hosts=options.max_hosts,
+        max_memory_bytes=options.max_memory_bytes,
+    )  # fmt: skip
     receiver = Receiver(options.output, policy, limits, **who)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         listeners = await open_listeners(options.listen, context)
         notifier = Notifier()
         try:
@@ -127,6 +136,8 @@ async def _receive(options: ReceiveOptions, context: ssl.SSLContext | None) -> i
                     logger.info("receiving", extra={"fields": {"listen": options.listen, "folder": options.output}})
                     raise_descriptor_limit(DESCRIPTORS_PER_HOST * options.max_hosts + OTHER_DESCRIPTORS)
                     await _wait(signals)
+                    for number in SIGNALS:  # another one ends it at once: the next start recovers what is open
+                        signal.signal(number, signal.SIG_DFL)
                     notifier.stopping()
                     serving.cancel_scope.cancel()
                 keeping.cancel_scope.cancel()
@@ -149,8 +160,8 @@ async def _serve_http(nursery: trio.Nursery, listen: str, receiver: Receiver) ->
 def _snapshot(receiver: Receiver) -> ReceiveSnapshot:
     state = receiver.state
     return ReceiveSnapshot(
-        receiver.hosts, state.connections, state.accepted, dict(state.refused), state.total.blocks,
-        state.total.events, state.total.bytes, state.total.duplicates,
+        receiver.hosts, state.connections, receiver.memory.used_bytes, receiver.memory.limit_bytes, state.accepted,
+        dict(state.refused), state.total.blocks, state.total.events, state.total.bytes, state.total.duplicates,
     )  # fmt: skip
 
 

@@ -2,9 +2,14 @@
 
     sender                                  receiver
     HELLO {protocol, version, host}   ->
-                                      <-    WELCOME {protocol, version, max_body_bytes}, or REFUSED {why}
+                                      <-    WELCOME {protocol, version, max_body_bytes}
     HEADER, OBJECT..., BLOCK...       ->
                                       <-    ACK {records}: so many records since the welcome are durable
+                                      <-    REFUSED {why, reason, record}, at any time: the connection ends
+
+A record that the receiver will never take is refused with the reason `malformed` and its number since the welcome, from
+0; those before it are acknowledged first. All other refusals are about the connection: what it was to bring can be
+brought again.
 
 Each message is a record as in a segment file, checksum included; kinds from 64 on are the protocol's own. After a
 new connection the sender begins with the HEADER and the OBJECTs of what it sends, so that the receiver needs nothing
@@ -15,6 +20,7 @@ Source: docs/stream.md.
 
 import enum
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from collector.archive.bodies import parse_block, parse_coverage, parse_gap, parse_header, parse_sample
@@ -23,10 +29,13 @@ from collector.archive.frame import HEAD_BYTES, MARK, MAX_BODY_BYTES, TAIL_BYTES
 from collector.batch import StreamKey
 from collector.errors import SegmentError
 from sinks.base import Parcel
+from sinks.sizes import check_body, most_body_bytes
 
 PROTOCOL = "ftrace-stream"
 VERSION = 1
 CONTROL_BODY_BYTES = 4096  # of a message of the protocol's own
+WHY_BYTES = 1000  # of what a refusal says in words, so that it fits
+MALFORMED = "malformed"  # reason of a refusal: the peer sends what the receiver will never take
 
 # What a folder may be called, and what a certificate's name is compared with.
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -43,6 +52,22 @@ class Message(enum.IntEnum):
 
 class StreamError(SegmentError):
     """The peer sends what the protocol does not have; the connection is useless from there on."""
+
+
+class TooLargeError(StreamError):
+    """A record has a larger body than one of its kind may have."""
+
+
+class RefusedError(StreamError):
+    """The receiver refuses.
+
+    Args:
+      record: the number since the welcome, from 0, of the record that it will never take; None: it is not about one.
+    """
+
+    def __init__(self, why: str, record: int | None = None) -> None:
+        super().__init__(f"the receiver refuses: {why}"[:400])
+        self.record = record
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,40 +99,44 @@ class Parser:
         """Takes bytes as they come."""
         self._data += data
 
-    def records(self) -> list[WireRecord]:
-        """Takes out the records that are whole.
+    def records(self) -> Iterator[WireRecord]:
+        """Takes out the records that are whole; to be gone through to the end.
 
         Raises:
-          StreamError: what comes is no record, one too large, or one whose checksum does not hold.
+          StreamError: what comes behind those that were given is no record, or one whose checksum does not hold.
+          TooLargeError: it is a record, and too large.
         """
-        if len(self._data) < self._wanted_bytes:
-            self._check_mark(self._data[: len(MARK)])
-            return []
-        records = []
-        data = bytes(self._data)
         at = 0
-        self._wanted_bytes = HEAD_BYTES
-        while len(data) - at >= HEAD_BYTES:
-            length = self._check_head(data[at : at + HEAD_BYTES])
-            if len(data) - at < length:
-                self._wanted_bytes = length
-                break
-            found = read_record(lambda offset, size: data[offset : offset + size], len(data), at)
-            if isinstance(found, str):
-                raise StreamError(found)
-            at = found.end
-            records.append(WireRecord(found.kind, found.body))
-        self._check_mark(data[at : at + len(MARK)])
-        del self._data[:at]
-        return records
+        try:
+            while len(self._data) - at >= self._wanted_bytes:
+                self._wanted_bytes = HEAD_BYTES
+                length = self._check_head(self._read(at, HEAD_BYTES))
+                if len(self._data) - at < length:
+                    self._wanted_bytes = length
+                    return
+                found = read_record(lambda offset, size: self._read(offset, size), len(self._data), at)
+                if isinstance(found, str):
+                    raise StreamError(found)
+                at = found.end
+                yield WireRecord(found.kind, found.body)
+            self._check_mark(self._read(at, len(MARK)))
+        finally:
+            del self._data[:at]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        with memoryview(self._data) as view:
+            return bytes(view[offset : offset + size])
 
     def _check_head(self, head: bytes) -> int:
         """The length of the whole record."""
         self._check_mark(head[: len(MARK)])
-        size_bytes = int.from_bytes(head[9:], "big")
-        if head[8] != 0xC6 or size_bytes > self.max_body_bytes:
-            raise StreamError(
-                "a body is too large", expected=f"at most {self.max_body_bytes} bytes", got=str(size_bytes)
+        if head[8] != 0xC6:
+            raise StreamError("no record begins here", expected="c6 before the length", got=f"{head[8]:02x}")
+        kind, size_bytes = head[7], int.from_bytes(head[9:], "big")
+        most_bytes = most_body_bytes(kind, self.max_body_bytes)
+        if size_bytes > most_bytes:
+            raise TooLargeError(
+                "a body is too large", expected=f"at most {most_bytes} bytes for kind {kind}", got=str(size_bytes)
             )
         return HEAD_BYTES + size_bytes + TAIL_BYTES
 
@@ -143,9 +172,19 @@ def build_welcome(max_body_bytes: int) -> bytes:
     )
 
 
-def build_refused(why: str) -> bytes:
-    """The answer to a hello that is not wanted; the connection ends."""
-    return build_record(Message.REFUSED, pack({"why": why}))
+def build_refused(why: str, reason: str, record: int | None = None) -> bytes:
+    """The last message of a receiver: the connection ends.
+
+    Args:
+      why: in words.
+      reason: in one word, for programs.
+      record: see RefusedError; only beside the reason MALFORMED.
+    """
+    body: dict[str, object] = {"why": why.encode(errors="replace")[:WHY_BYTES].decode(errors="ignore"),
+                               "reason": reason}  # fmt: skip
+    if record is not None:
+        body["record"] = record
+    return build_record(Message.REFUSED, pack(body))
 
 
 def parse_welcome(record: WireRecord) -> int:
@@ -175,7 +214,10 @@ def parse_parcel(record: WireRecord) -> Parcel:
     Raises:
       SegmentError: it does not hold what its kind says, or is no part of a segment's contents.
     """
+    if record.kind not in (Kind.HEADER, Kind.OBJECT, Kind.BLOCK, Kind.GAP, Kind.COVERAGE, Kind.SAMPLE):
+        raise StreamError("a record that does not belong here", expected="kinds 1 to 6", got=str(record.kind))
     body = bytes(record.body)
+    check_body(record.kind, body)
     match record.kind:
         case Kind.HEADER:
             return Parcel(Kind.HEADER, body, parse_header(body).run)
@@ -193,16 +235,16 @@ def parse_parcel(record: WireRecord) -> Parcel:
         case Kind.COVERAGE:
             seen = parse_coverage(body)
             return Parcel(Kind.COVERAGE, body, seen.run, StreamKey(seen.run, *seen.stream))
-        case Kind.SAMPLE:
+        case _:
             sample = parse_sample(body)
             return Parcel(Kind.SAMPLE, body, sample.run, StreamKey(sample.run, *sample.stream))
-    raise StreamError("a record that does not belong here", expected="kinds 1 to 6", got=str(record.kind))
 
 
 def _control(record: WireRecord, kind: Message) -> Fields:
     if record.kind == Message.REFUSED:
-        why = Fields(unpack(record.body, "refused"), "refused").text("why")
-        raise StreamError(f"the receiver refuses: {why}"[:400])
+        refused = Fields(unpack(record.body, "refused"), "refused")
+        is_about_one = refused.text("reason") == MALFORMED and refused.has("record")
+        raise RefusedError(refused.text("why"), refused.integer("record") if is_about_one else None)
     if record.kind != kind:
         raise StreamError("another message than expected", expected=kind.name, got=f"kind {record.kind}")
     return Fields(unpack(record.body, kind.name.lower()), kind.name.lower())

@@ -7,18 +7,37 @@ import msgpack
 from ..errors import SegmentError
 
 
-def unpack(body: bytes | memoryview, what: str) -> Any:
+def unpack(body: bytes | memoryview, what: str, max_parts: int | None = None) -> Any:
     """Decodes one msgpack object.
 
     Text that is not UTF-8 (names in a kernel can be any bytes) comes as surrogate escapes.
 
+    Args:
+      max_parts: maps and arrays in it; None: as many as there are. An empty one has a byte here and 60 in memory.
     Raises:
-      SegmentError: it is not exactly one well-formed object.
+      SegmentError: it is not exactly one well-formed object, or has too many parts.
     """
+    limits: dict[str, Any] = {}
+    if max_parts is not None:
+        count = _Counter(what, max_parts)
+        limits = {"object_hook": count, "list_hook": count, "max_array_len": max_parts, "max_map_len": max_parts}
     try:
-        return msgpack.unpackb(body, strict_map_key=False, unicode_errors="surrogateescape")
+        return msgpack.unpackb(body, strict_map_key=False, unicode_errors="surrogateescape", **limits)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as e:
         raise SegmentError(f"{what} is not one msgpack object ({type(e).__name__}: {e})") from e
+
+
+class _Counter:
+    """Is called for each map and array that has been decoded."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what, self._most, self._left = what, most, most
+
+    def __call__(self, value: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise SegmentError(f"{self._what} has too many parts", expected=f"at most {self._most} maps and arrays")
+        return value
 
 
 def pack(value: object) -> bytes:

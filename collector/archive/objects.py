@@ -118,7 +118,7 @@ class ReportObject:
 
 
 def object_id(kind: str, data: bytes) -> bytes:
-    return hashlib.sha256(kind.encode() + b"\0" + data).digest()[:8]
+    return hashlib.sha256(kind.encode(errors="surrogateescape") + b"\0" + data).digest()[:8]
 
 
 def build_object(kind: str, value: object, compressor: Compressor | None = None) -> tuple[bytes, bytes]:
@@ -162,6 +162,15 @@ def object_key(body: bytes | memoryview) -> bytes:
       SegmentError: malformed.
     """
     return Fields(unpack(body, "object"), "object").binary("id", 8)
+
+
+def object_type(body: bytes | memoryview) -> str:
+    """Gives the type that the body of an object record says it has.
+
+    Raises:
+      SegmentError: malformed.
+    """
+    return Fields(unpack(body, "object"), "object").text("type")
 
 
 def open_object(body: bytes | memoryview) -> tuple[bytes, str, bytes]:

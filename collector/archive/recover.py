@@ -145,7 +145,10 @@ def _recover(path: Path, up_to_damage: bool) -> Recovered:
     final = path.with_name(path.name.removesuffix(".part"))
     if final.exists():
         return _set_aside(path, f"{final.name} exists already")
-    ending = state.ending()
+    try:
+        ending = state.ending()
+    except (ValueError, OverflowError) as e:  # what somebody else sent, for we write no such names and counts
+        return _set_aside(path, f"no footer can hold what it has ({e})")
     fd = disk.open_again(path)
     try:
         if size_bytes != state.end + len(ending) or os.pread(fd, len(ending), state.end) != ending:

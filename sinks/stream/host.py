@@ -3,11 +3,9 @@
 All methods block; one at a time is called, in a thread. What is taken is durable when `take` has returned.
 """
 
-import hashlib
 import logging
-import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,32 +15,31 @@ from collector.archive.bodies import Header, parse_block, parse_gap, parse_heade
 from collector.archive.fields import unpack
 from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
-from collector.archive.objects import END, open_object, parse_format, parse_object
-from collector.archive.reader import open_segment
+from collector.archive.objects import END, open_object
 from collector.archive.recover import FAILED, recover_folder
 from collector.archive.segment import SUFFIX, SegmentWriter, disk_error, start_ns_of
 from collector.archive.tally import RECOVERED
-from collector.archive.totals import StreamId, Totals, build_totals
+from collector.archive.totals import build_totals
 from collector.batch import Block, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
 from sinks.base import Parcel
-from sinks.stream.checks import check_counts, check_time, check_totals
-from sinks.stream.seen import Seen
+from sinks.stream.checks import check_block, check_counts, check_header, check_name, check_totals
+from sinks.stream.names import Names
+from sinks.stream.room import check_room
+from sinks.stream.run import Run, parse_end
 
 logger = logging.getLogger(__name__)
 
-# Every segment has them again; a sender whose names fill more than this is not sane.
-MAX_NAMES_BYTES = 128 << 20
-
 # Of objects that come at once, decompressed: what takes long for one sender keeps others waiting.
 MAX_UNPACKED_BYTES = 256 << 20
-MAX_FORMAT_BYTES = 1 << 20  # of one, decompressed; the kernel's are a page at most
 
-MAX_STREAMS = 1 << 15  # of a run; no machine has more
 # The index of a segment is in memory until it is sealed; records that are nearly empty make much of it.
 MAX_SEGMENT_RECORDS = 1 << 18
+MAX_INDEX_BYTES = 8 << 20  # in the footer, beside the totals of all streams
+INDEX_ENTRY_BYTES = 45
+RECORD_BYTES = 200  # that one takes in memory, about
 
-MAX_GAPS = 1 << 16  # of a run, by which one that comes again is known
+MAX_RUNS = 4  # that are known without reading what the folder has of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +50,14 @@ class HostPolicy:
     segment_age_s: float = 3600.0  # age that seals a segment
     max_bytes: int = 10 << 30  # of all its segments; the oldest go
     min_free_bytes: int = 1 << 30  # left free on the filesystem: less, and nothing is taken
+    max_segments: int = 8192  # likewise the oldest go: each is an inode, and is read at the start
 
 
 @dataclass(slots=True)
 class Taken:
     """What became of parcels, added up."""
 
+    records: int = 0
     blocks: int = 0
     events: int = 0
     bytes: int = 0  # of the bodies of blocks
@@ -66,16 +65,30 @@ class Taken:
 
     def add(self, other: "Taken") -> None:
         """Add what became of others."""
+        self.records += other.records
         self.blocks += other.blocks
         self.events += other.events
         self.bytes += other.bytes
         self.duplicates += other.duplicates
 
 
+class MalformedError(SegmentError):
+    """A record that no segment can hold; those before it are taken, and others can follow.
+
+    Args:
+      taken: what became of them.
+    """
+
+    def __init__(self, why: SegmentError, taken: Taken) -> None:
+        super().__init__(str(why))
+        self.taken = taken
+
+
 class HostArchive:
     """The folder of one sender.
 
     Raises:
+      NoRoomError: the disk has no room; nothing was read.
       ArchiveLockedError: another process writes there.
       ArchiveFullError: the folder cannot be made or written.
     """
@@ -86,22 +99,19 @@ class HostArchive:
         self._taken = Taken()
         self._header: Header | None = None  # of what the sender sends now
         self._header_map: dict[str, Any] = {}
-        self._formats: dict[bytes, bytes] = {}  # {id: body of the object}
-        self._objects: dict[bytes, bytes] = {}  # {id: body} of all others since the sender's last header, in order
-        self._names_bytes = 0
+        self._run = Run(b"")  # of the header
+        self._runs: dict[bytes, Run] = {}  # {id: run}, the last ones; the current one is the last
+        self._names = Names()
         self._unpacked_bytes = 0  # of the objects that came at once
         self._writer: SegmentWriter | None = None
         self._written: set[bytes] = set()  # ids of the objects that the open segment has
         self._opened_s = 0.0
-        self._goes_on = False  # the run, behind its last sealed segment
-        self._number = 0
         self._newest_ns = 0  # wall time in the name of the newest segment
-        self._opening: dict[StreamId, Totals] | None = None  # None: as the sender says
-        self._samples: dict[StreamId, Mapping[str, Any]] = {}  # {stream: totals} of the last sample
-        self._seen: dict[StreamKey, Seen] = {}
-        self._gaps: dict[bytes, None] = {}  # bodies of the run's gap records that are here, hashed; the oldest first
-        self._streams: set[StreamId] = set()  # of the run
+        self._goes_on = False  # the run, behind its last sealed segment
         self._records = 0  # of the open segment
+        self._index_bytes = 0  # in its footer, about
+        self._is_turn_over = False  # what takes long was done
+        check_room(self.folder, self.policy.min_free_bytes)
         try:
             disk.make_folder(folder)
             self._lock = ArchiveLock(folder)
@@ -115,33 +125,73 @@ class HostArchive:
             self._lock.close()
             raise
 
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes in memory."""
+        of_runs = sum(run.held_bytes for run in self._runs.values())
+        return self._names.held_bytes + RECORD_BYTES * (self._records + len(self._sizes)) + of_runs
+
+    @property
+    def is_due(self) -> bool:
+        """Whether tick() would end a segment; can be asked in any thread while no method runs."""
+        return self._why_due() is not None
+
     def take(self, parcels: Sequence[Parcel]) -> Taken:
         """Write what is new of the parcels and make it durable.
 
-        After an error nobody knows what is durable: close it, and let the sender bring all again to a new one.
-
         Raises:
-          ArchiveFullError: the disk has no room.
-          SegmentError: the sender sends what no segment can hold.
+          NoRoomError: the disk has no room; nothing was taken.
+          ArchiveFullError: the disk refuses. Nobody knows what is durable: close it, and let the sender bring all again
+            to a new one.
+          MalformedError: the sender sends what no segment can hold.
         """
-        self._check_room()
-        self._taken = Taken()
+        total = Taken()
+        while total.records < len(parcels):
+            try:
+                total.add(self.take_part(parcels, total.records))
+            except MalformedError as e:
+                total.add(e.taken)
+                raise MalformedError(e, total) from e
+        return total
+
+    def take_part(self, parcels: Sequence[Parcel], start: int) -> Taken:
+        """As take(), but of the parcels from `start` on the first ones: what takes long is done once, and ends it."""
+        check_room(self.folder, self.policy.min_free_bytes)
+        self._taken = taken = Taken()
         self._unpacked_bytes = 0
-        for parcel in parcels:
-            self._take(parcel)
+        self._is_turn_over = False
+        fault: SegmentError | None = None
+        for at in range(start, len(parcels)):
+            try:
+                self._take(parcels[at])
+            except SegmentError as e:
+                fault = e
+                break
+            taken.records += 1
+            if self._is_turn_over:
+                break
         if self._writer is not None:
             self._writer.sync()
         self.tick()
-        return self._taken
+        if fault is not None:
+            raise MalformedError(fault, taken) from fault
+        return taken
 
     def tick(self) -> None:
         """End a segment that is large or old enough."""
-        writer = self._writer
-        if writer is not None and (
-            (is_full := writer.size_bytes >= self.policy.segment_bytes or self._records >= MAX_SEGMENT_RECORDS)
-            or time.monotonic() - self._opened_s >= self.policy.segment_age_s
+        if (reason := self._why_due()) is not None:
+            self._seal(reason)
+
+    def _why_due(self) -> str | None:
+        if self._writer is None:
+            return None
+        if (
+            self._writer.size_bytes >= self.policy.segment_bytes
+            or self._records >= MAX_SEGMENT_RECORDS
+            or self._index_bytes >= MAX_INDEX_BYTES
         ):
-            self._seal("size" if is_full else "time")
+            return "size"
+        return "time" if time.monotonic() - self._opened_s >= self.policy.segment_age_s else None
 
     def close(self) -> None:
         """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
@@ -182,78 +232,58 @@ class HostArchive:
             self._take_block(parcel, parcel.stream)
             return
         self._note_stream(parcel.stream)
-        body = unpack(parcel.body, parcel.kind.name.lower())
-        if parcel.kind == Kind.SAMPLE:
-            check_totals(parse_sample(parcel.body).totals)
-            self._samples[(parcel.stream.instance, parcel.stream.cpu)] = body["totals"]
+        run, body = self._run, unpack(parcel.body, parcel.kind.name.lower())
         if parcel.kind == Kind.GAP:
             check_counts(parse_gap(parcel.body).count or 0)
-            key = _hash(parcel.body)
-            if key in self._gaps:
-                return  # it would count the loss twice
-            self._note_gap(key)
+            if run.has_gap(parcel.body):
+                return
+            run.has_ended = False
+            self._write_record(parcel.kind, body)
+            run.note_gap(parcel.body)
+            return
+        if parcel.kind == Kind.SAMPLE:
+            check_totals(parse_sample(parcel.body).totals)
+        if run.has_ended:
+            return  # it came before the end already
+        if parcel.kind == Kind.SAMPLE:
+            run.samples[(parcel.stream.instance, parcel.stream.cpu)] = body["totals"]
         self._write_record(parcel.kind, body)
 
     def _write_record(self, kind: Kind, body: Mapping[str, Any]) -> None:
         self._ready().write_record(kind, body)
-        self._records += 1
+        self._note_record()
 
-    def _note_gap(self, key: bytes) -> None:
-        self._gaps[key] = None
-        if len(self._gaps) > MAX_GAPS:
-            del self._gaps[next(iter(self._gaps))]
+    def _note_record(self) -> None:
+        self._records += 1
+        self._index_bytes += INDEX_ENTRY_BYTES
 
     def _note_stream(self, stream: StreamKey) -> None:
-        self._streams.add((stream.instance, stream.cpu))
-        if len(self._streams) > MAX_STREAMS:
-            raise SegmentError("too many streams", expected=f"at most {MAX_STREAMS} a run")
+        check_name(stream.instance)
+        self._run.note_stream(stream)
 
     def _begin(self, parcel: Parcel) -> None:
         """A header: the same run goes on, with all names again, or another run begins."""
         header = parse_header(parcel.body)
-        check_time(header.created_ns)
-        for totals in header.opening.values():
-            check_totals(totals)
-        if len(header.streams) > MAX_STREAMS:
-            raise SegmentError(
-                "too many streams", expected=f"at most {MAX_STREAMS} a run", got=str(len(header.streams))
-            )
+        check_header(header)
         if self._header is None or header.run != self._header.run:
             self._cut_run()
-            self._number, self._opening = 0, None
-            self._samples.clear()
-            self._seen.clear()
-            self._gaps.clear()
-            self._streams.clear()
-            self._read_earlier(header.run)
+            self._run.samples.clear()
+            self._run = self._remember_run(header.run)
         self._header = header
         self._header_map = unpack(parcel.body, "header")
-        self._formats.clear()
-        self._objects.clear()
-        self._names_bytes = 0
+        self._names.clear()
 
-    def _read_earlier(self, run: bytes) -> None:
-        """What the folder has of a run already: block numbers, and the totals to go on from."""
-        removed: dict[StreamId, Totals] = {}  # what was here before the first segment, and went to make room
-        paths = [path for path in self._sizes if f"Z-{run.hex()[:8]}-" in path.name]
-        for path in paths:
-            try:
-                with open_segment(path) as segment:
-                    if segment.run != run or segment.footer is None:
-                        continue
-                    if path == paths[0] and segment.footer.segment:
-                        removed = {of.stream: of.opening for of in segment.footer.streams if of.opening.blocks}
-                    self._number = max(self._number, segment.footer.segment + 1)
-                    self._opening = {of.stream: of.closing for of in segment.footer.streams}
-                    for place in segment.places:
-                        if place.kind == Kind.BLOCK and place.stream is not None:
-                            self._seen.setdefault(StreamKey(run, *place.stream), Seen()).add(place.number)
-                        elif place.kind == Kind.GAP and not isinstance(found := segment.record_at(place.offset), str):
-                            self._note_gap(_hash(bytes(found.body)))
-            except (SegmentError, OSError):
-                continue  # for `verify` to tell; its blocks are taken again
-        for stream, totals in removed.items():
-            self._seen.setdefault(StreamKey(run, *stream), Seen()).fill_before(totals.blocks)
+    def _remember_run(self, ident: bytes) -> Run:
+        run = self._runs.pop(ident, None)
+        if run is None:
+            run = Run(ident)
+            if earlier := [path for path in self._sizes if f"Z-{ident.hex()[:8]}-" in path.name]:
+                run.read_earlier(earlier)
+                self._is_turn_over = True
+        self._runs[ident] = run
+        if len(self._runs) > MAX_RUNS:
+            del self._runs[next(iter(self._runs))]
+        return run
 
     def _take_object(self, body: bytes) -> None:
         key, kind, data = open_object(body)
@@ -262,68 +292,72 @@ class HostArchive:
             raise SegmentError("objects that are too large when they are decompressed",
                                expected=f"at most {MAX_UNPACKED_BYTES} bytes of those that come at once")  # fmt: skip
         if kind == END:
-            self._ready()
-            self._seal("shutdown", last=True)
+            self._end_run(parse_end(data))
             return
-        known = self._formats if kind == "format" else self._objects
-        if key not in known:
-            self._names_bytes += len(body)
-        if self._names_bytes > MAX_NAMES_BYTES:
-            raise SegmentError("too many names", expected=f"at most {MAX_NAMES_BYTES} bytes of objects a header")
+        self._names.add(key, kind, data, body)
         if kind == "format":
-            if len(data) > MAX_FORMAT_BYTES:
-                raise SegmentError("a format that no kernel has", expected=f"at most {MAX_FORMAT_BYTES} bytes",
-                                   got=str(len(data)))  # fmt: skip
-            parse_format(parse_object(body))
-            known[key] = body
             return
-        known.pop(key, None)  # a name that is changed back counts from its new place
-        known[key] = body
         if self._writer is not None and (key not in self._written or kind not in ("symbols", "printk")):
             self._write_object(self._writer, key, body)
 
+    def _end_run(self, ident: bytes) -> None:
+        if ident != self._run.id:
+            raise SegmentError("the end of another run than the header's", got=ident.hex())
+        if self._run.has_ended:
+            return
+        self._ready()
+        self._seal("shutdown", last=True)
+        self._run.has_ended = True
+
     def _write_object(self, writer: SegmentWriter, key: bytes, body: bytes) -> None:
         writer.write_record(Kind.OBJECT, body)
-        self._records += 1
+        self._note_record()
         self._written.add(key)
 
     def _take_block(self, parcel: Parcel, stream: StreamKey) -> None:
-        seen = self._seen.setdefault(stream, Seen())
-        if parcel.number in seen:
+        self._note_stream(stream)
+        run, ident = self._run, (stream.instance, stream.cpu)
+        if run.has_block(ident, parcel.number):
             self._taken.duplicates += 1
             return
-        self._note_stream(stream)
         head = parse_block(parcel.body)
-        check_counts(head.entries, head.raw_bytes, *(gap.lost or 0 for gap in head.gaps))
-        self._ready().write_block(
+        check_block(head)
+        names = {self._names.event_name(kind.format_id) for kind in head.kinds}
+        run.has_ended = False
+        writer = self._ready()
+        new = names.difference(writer.tally.stream(ident).by_event)
+        writer.write_block(
             Block(
                 stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
                 head.gaps, head.kinds, frozenset(), frozenset(), parcel.body,
             ),
-            _Names(self._formats),
+            self._names,
         )  # fmt: skip
-        self._records += 1
-        seen.add(parcel.number)
+        self._note_record()
+        # Each name stands in the footer, and its format has two records.
+        self._index_bytes += sum(2 * len(name) + 2 * INDEX_ENTRY_BYTES for name in new)
+        run.note_block(ident, parcel.number)
         self._taken.blocks += 1
         self._taken.events += head.entries
         self._taken.bytes += len(parcel.body)
 
     def _ready(self) -> SegmentWriter:
         if self._writer is None:
-            header = {**self._header_map, "segment": self._number}
+            run = self._run
+            header = {**self._header_map, "segment": run.number}
             # A sender begins with an older header again; names sort in the order of writing all the same.
             header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
-            if self._opening is not None:
-                header["streams"] = [list(key) for key in self._opening]
-                header["opening"] = [build_totals(totals) for totals in self._opening.values()]
+            if run.opening is not None:
+                header["streams"] = [list(key) for key in run.opening]
+                header["opening"] = [build_totals(totals) for totals in run.opening.values()]
             writer = SegmentWriter.create(self.folder, header)
             self._writer = writer
             self._newest_ns = header["created_ns"]
-            self._number += 1
+            run.number += 1
             self._opened_s = time.monotonic()
-            self._records = 0
+            self._records = self._index_bytes = 0
             self._written.clear()
-            for key, body in self._objects.items():
+            for key, body in self._names.objects.items():
                 self._write_object(writer, key, body)
         return self._writer
 
@@ -337,64 +371,26 @@ class HostArchive:
         if self._writer is None:
             return
         self._writer.write_formats_again()
-        path = self._writer.seal(self._samples, reason, last)
+        path = self._writer.seal(self._run.samples, reason, last)
         size_bytes = self._writer.size_bytes
-        self._opening = self._writer.closing
+        self._run.opening = self._writer.closing
         self._writer = None
         self._goes_on = not last and reason != RECOVERED
+        self._records = 0
+        self._is_turn_over = True
         self._sizes[path] = size_bytes
         self._retain()
 
     def _retain(self) -> None:
-        """Remove the oldest segments until the limit holds; the newest one stays."""
-        while len(self._sizes) > 1 and sum(self._sizes.values()) > self.policy.max_bytes:
+        """Remove the oldest segments until the limits hold; the newest one stays."""
+        size_bytes = sum(self._sizes.values())
+        while len(self._sizes) > 1 and (
+            size_bytes > self.policy.max_bytes or len(self._sizes) > self.policy.max_segments
+        ):
             path = next(iter(self._sizes))
             try:
                 disk.unlink(path)
                 disk.fsync_folder(self.folder)  # else a crash could bring it back without the one that goes next
             except OSError as e:
                 raise disk_error(path, e, "remove the oldest segment") from e
-            del self._sizes[path]
-
-    def _check_room(self) -> None:
-        try:
-            stat = os.statvfs(self.folder)
-        except OSError as e:
-            raise disk_error(self.folder, e, "look at the folder") from e
-        if stat.f_bavail * stat.f_frsize < self.policy.min_free_bytes:
-            raise ArchiveFullError(
-                "the disk has no room", where=str(self.folder), expected=f"{self.policy.min_free_bytes} bytes free",
-                got=f"{stat.f_bavail * stat.f_frsize}", hint="free space; the sender keeps what it has and tries again",
-            )  # fmt: skip
-
-
-def _hash(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16).digest()
-
-
-class _Names:
-    """The names that a sender has sent; all but formats are written as they come."""
-
-    def __init__(self, formats: Mapping[bytes, bytes]) -> None:
-        self._formats = formats
-
-    def format_object(self, format_id: bytes) -> bytes:
-        found = self._formats.get(format_id)
-        if found is None:
-            raise SegmentError("a block before the format that it needs", got=format_id.hex())
-        return found
-
-    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
-        return {}
-
-    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
-        return {}
-
-    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
-        return {}
-
-    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
-        return {}
-
-    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
-        return {}
+            size_bytes -= self._sizes.pop(path)

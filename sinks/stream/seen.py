@@ -14,6 +14,10 @@ class Seen:
         self._starts: list[int] = []
         self._ends: list[int] = []  # included
 
+    def __len__(self) -> int:
+        """How many ranges."""
+        return len(self._starts)
+
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._starts, number) - 1
         return at >= 0 and number <= self._ends[at]

@@ -3,17 +3,18 @@
     connection -> hello -> (read -> parse -> write and sync in a thread -> acknowledge)*
 
 One connection a sender; a new one takes the place of an old one that the network has lost. A peer that sends
-garbage, something endless or something huge is cut off; what it was to bring it brings again.
+garbage, something endless or something huge is cut off; what it was to bring it brings again, but for a record that it
+is told will never be taken.
 """
 
+import contextlib
 import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,20 @@ import trio
 from trio.abc import Stream
 
 from collector.errors import ArchiveError, ArchiveFullError, SegmentError
-from sinks.stream.host import HostArchive, HostPolicy, Taken
+from sinks.stream.host import HostPolicy, MalformedError, Taken
+from sinks.stream.memory import Memory
+from sinks.stream.sender import CrowdedError, ReplacedError, Sender
 from sinks.wire import (
     CONTROL_BODY_BYTES,
+    MALFORMED,
     Parser,
     StreamError,
+    TooLargeError,
     WireRecord,
     build_ack,
     build_refused,
     build_welcome,
     parse_hello,
-    parse_parcel,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,8 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 1 << 20
 TICK_S = 1.0
 CLOSE_S = 5.0  # for the last answer to a peer that is cut off
+
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, ssl.SSLError, OSError)
 
 Certificate = Mapping[str, Any]  # as ssl.SSLSocket.getpeercert() gives it
 
@@ -55,6 +61,7 @@ class Limits:
     max_body_bytes: int = 16 << 20  # of one record
     hello_timeout_s: float = 10.0  # for TLS and the hello
     record_timeout_s: float = 60.0  # from a record's first byte to its last
+    max_memory_bytes: int = 1 << 30  # of all that senders make the receiver hold
     idle_s: float = 300.0  # a sender that has been away so long is forgotten until it comes again
 
 
@@ -89,29 +96,39 @@ class Receiver:
         self._policy = policy
         self._limits = limits
         self._check_host = check_host
-        self._hosts: dict[str, _Host] = {}
+        self._senders: dict[str, Sender] = {}
         self._writers = trio.CapacityLimiter(WRITERS)
+        self.memory = Memory(limits.max_memory_bytes)
 
     @property
     def hosts(self) -> int:
         """Senders whose folders are open."""
-        return len(self._hosts)
+        return len(self._senders)
 
     async def run(self) -> None:
         """Rotate by age until cancelled, then seal everything."""
         try:
-            while True:
-                await trio.sleep(TICK_S)
-                for name, host in list(self._hosts.items()):
-                    await host.tick()
-                    if host.idle_s() >= self._limits.idle_s:
-                        await host.close()
-                        if not host.is_claimed:  # nobody came meanwhile
-                            del self._hosts[name]
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.sleep(TICK_S)
+                    for name, sender in list(self._senders.items()):
+                        if sender.is_busy:
+                            continue  # nobody waits for its disk; what it writes rotates it
+                        if sender.is_idle(self._limits.idle_s):
+                            nursery.start_soon(self._forget, name, sender)
+                        elif sender.is_due:
+                            nursery.start_soon(sender.tick)
         finally:
             with trio.CancelScope(shield=True):
-                for host in list(self._hosts.values()):
-                    await host.close()
+                async with trio.open_nursery() as nursery:
+                    for sender in self._senders.values():
+                        nursery.start_soon(sender.close)
+
+    async def _forget(self, name: str, sender: Sender) -> None:
+        await sender.close()
+        if not sender.is_claimed and self._senders.get(name) is sender:  # nobody came meanwhile
+            del self._senders[name]
+            sender.forget()
 
     async def serve(self, stream: Stream) -> None:
         """One connection, to its end; never raises but for cancellation."""
@@ -120,7 +137,7 @@ class Receiver:
         _keep_alive(stream)
         try:
             if self.state.connections > self._limits.max_connections:
-                raise StreamError("too many connections", expected=f"at most {self._limits.max_connections}")
+                raise _LimitError("too many connections", expected=f"at most {self._limits.max_connections}")
             await self._converse(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError):
             self.state.refused["broken"] += 1
@@ -128,13 +145,19 @@ class Receiver:
             await self._refuse(stream, "slow", "too slow: a record has to come to its end")
         except _TlsError as e:
             await self._refuse(stream, "tls", str(e))
-        except _ReplacedError as e:
+        except ReplacedError as e:
             await self._refuse(stream, "replaced", str(e))
+        except _LimitError as e:
+            await self._refuse(stream, "limit", str(e))
+        except CrowdedError as e:
+            await self._refuse(stream, "memory", str(e))
         except ArchiveFullError as e:
             logger.error("cannot write what a sender brings", extra={"fields": {"error": str(e)}})
             await self._refuse(stream, "full", str(e))
+        except _RecordError as e:
+            await self._refuse(stream, MALFORMED, str(e), e.record)
         except SegmentError as e:
-            await self._refuse(stream, "malformed", str(e))
+            await self._refuse(stream, MALFORMED, str(e))
         except ArchiveError as e:
             await self._refuse(stream, "archive", str(e))
         finally:
@@ -142,14 +165,17 @@ class Receiver:
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
                 await trio.aclose_forcefully(stream)
 
-    async def _refuse(self, stream: Stream, reason: str, why: str) -> None:
+    async def _refuse(self, stream: Stream, reason: str, why: str, record: int | None = None) -> None:
         self.state.refused[reason] += 1
         logger.warning("cut a sender off", extra={"fields": {"reason": reason, "why": why[:400]}})
-        try:
-            with trio.move_on_after(CLOSE_S):
-                await stream.send_all(build_refused(why[:1000]))
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, ssl.SSLError):
-            pass  # it is gone already
+        with trio.move_on_after(CLOSE_S), contextlib.suppress(*GONE):
+            await stream.send_all(build_refused(why, reason, record))
+            if record is not None:
+                # Closing with something unread could take from the sender what it has not read yet either.
+                if isinstance(stream, trio.SocketStream):
+                    await stream.send_eof()
+                while await stream.receive_some(CONTROL_BODY_BYTES):
+                    pass
 
     async def _converse(self, stream: Stream) -> None:
         parser = Parser(CONTROL_BODY_BYTES)
@@ -161,11 +187,11 @@ class Receiver:
             why = self._check_host(certificate, name)
             if why is not None:
                 raise StreamError(why)
-        async with self._claim(name) as host:
+        async with self._claim(name) as sender:
             parser.max_body_bytes = self._limits.max_body_bytes
             with trio.fail_after(self._limits.hello_timeout_s):
                 await stream.send_all(build_welcome(self._limits.max_body_bytes))
-            await self._receive(stream, parser, host)
+            await self._receive(stream, parser, sender)
 
     @staticmethod
     async def _read_hello(stream: Stream, parser: Parser) -> str | None:
@@ -177,159 +203,114 @@ class Receiver:
                 if isinstance(e.__cause__, ssl.SSLError) and not isinstance(e.__cause__, ssl.SSLEOFError):
                     raise _TlsError(f"no TLS with a peer: {_explain(e.__cause__)}") from e
                 raise
-        while data := await stream.receive_some(READ_BYTES):
+        while data := await stream.receive_some(CONTROL_BODY_BYTES):
             parser.feed(data)
-            records = parser.records()
-            if len(records) > 1:
+            records = list(parser.records())
+            if len(records) > 1 or (records and parser.held_bytes):
                 raise StreamError("records before the welcome")
             if records:
                 return parse_hello(records[0])
         return None
 
-    async def _receive(self, stream: Stream, parser: Parser, host: "_Host") -> None:
+    async def _receive(self, stream: Stream, parser: Parser, sender: Sender) -> None:
         taken = 0
         deadline_s = float("inf")  # an idle sender may be quiet for ever, one in the middle of a record may not
         while True:
+            with trio.fail_at(deadline_s):
+                if isinstance(stream, trio.SocketStream):
+                    await trio.lowlevel.wait_readable(stream.socket)  # who has nothing to say takes no memory
+            began_s = trio.current_time()
+            await self.memory.wait_room(READ_BYTES)
+            deadline_s += trio.current_time() - began_s
+            if isinstance(stream, trio.SocketStream):  # of TLS little comes at once, perhaps much later
+                sender.hold(parser.held_bytes + READ_BYTES)
             with trio.fail_at(deadline_s):
                 data = await stream.receive_some(READ_BYTES)
             if not data:
                 return
             parser.feed(data)
-            records = parser.records()
+            del data
+            records, fault = _split(parser)
             if records:
-                self.state.total.add(await host.take(records))
-                taken += len(records)
-                with trio.fail_after(self._limits.record_timeout_s):
-                    await stream.send_all(build_ack(taken))
+                sender.hold(parser.held_bytes + sum(len(record.body) for record in records), is_busy=True)
+                taken = await self._take(stream, sender, records, taken)
+            if fault is not None:
+                raise _RecordError(fault, taken) if isinstance(fault, TooLargeError) else fault
             if not parser.held_bytes:
                 deadline_s = float("inf")
             elif records or deadline_s == float("inf"):
                 deadline_s = trio.current_time() + self._limits.record_timeout_s
+            del records
+            sender.hold(parser.held_bytes)
+
+    async def _take(self, stream: Stream, sender: Sender, records: list[WireRecord], taken: int) -> int:
+        """Write records and acknowledge them; gives how many have been taken since the welcome.
+
+        Raises:
+          _RecordError: one is malformed; those before it are acknowledged.
+        """
+        fault: MalformedError | None = None
+        try:
+            done = await sender.take(records)
+        except MalformedError as e:
+            fault, done = e, e.taken
+        self.state.total.add(done)
+        taken += done.records
+        if done.records:
+            with trio.fail_after(self._limits.record_timeout_s):
+                await stream.send_all(build_ack(taken))
+        if fault is not None:
+            raise _RecordError(fault, taken) from fault
+        return taken
 
     @asynccontextmanager
-    async def _claim(self, name: str) -> AsyncIterator["_Host"]:
+    async def _claim(self, name: str) -> AsyncIterator[Sender]:
         """The sender's folder, for this connection alone; an older connection of the same sender is ended."""
-        host = self._hosts.get(name)
-        if host is None:
-            if len(self._hosts) >= self._limits.max_hosts:
-                raise StreamError("too many senders", expected=f"at most {self._limits.max_hosts}")
-            host = self._hosts[name] = _Host(self._folder / name, self._policy, self._writers)
-        async with host.claimed():
-            yield host
+        sender = self._senders.get(name)
+        if sender is None:
+            if len(self._senders) >= self._limits.max_hosts:
+                raise _LimitError("too many senders", expected=f"at most {self._limits.max_hosts}")
+            sender = Sender(self._folder / name, self._policy, self._writers, self.memory)
+            self._senders[name] = sender
+        async with sender.claimed():
+            yield sender
 
 
 class _TlsError(StreamError):
     """A peer that speaks no TLS, or has no certificate that is believed."""
 
 
-class _ReplacedError(StreamError):
-    """A connection ends because its host has opened another one."""
+class _LimitError(StreamError):
+    """There are too many already."""
 
 
-class _Host:
-    """One sender: its archive while it is open, and the connection that has it."""
+class _RecordError(StreamError):
+    """One record that will never be taken.
 
-    def __init__(self, folder: Path, policy: HostPolicy, limiter: trio.CapacityLimiter) -> None:
-        self._folder = folder
-        self._policy = policy
-        self._limiter = limiter
-        self._archive: HostArchive | None = None
-        self._lock = trio.Lock()  # one call into the archive at a time
-        self._claims: set[trio.CancelScope] = set()  # of the connection that has it, and of those that want it
-        self._turn = trio.Lock()
-        self._used_s = trio.current_time()
+    Args:
+      record: its number since the welcome, from 0.
+    """
 
-    @property
-    def is_claimed(self) -> bool:
-        return bool(self._claims)
+    def __init__(self, why: SegmentError, record: int) -> None:
+        super().__init__(str(why))
+        self.record = record
 
-    def idle_s(self) -> float:
-        """Seconds since its last connection; 0 while there is one."""
-        return 0.0 if self._claims else trio.current_time() - self._used_s
 
-    @asynccontextmanager
-    async def claimed(self) -> AsyncIterator[None]:
-        """The folder is this connection's: all others of this sender end, and their last record is written first.
-
-        Raises:
-          _ReplacedError: another one came.
-        """
-        with trio.CancelScope() as scope:
-            for other in self._claims:
-                other.cancel()
-            self._claims.add(scope)
-            try:
-                async with self._turn:
-                    yield
-            finally:
-                self._claims.discard(scope)
-                self._used_s = trio.current_time()
-        if scope.cancelled_caught:
-            raise _ReplacedError(
-                "another connection of this host takes its place", hint="does each host have its name?"
-            )
-
-    async def take(self, records: Sequence[WireRecord]) -> Taken:
-        """Write records, durably.
-
-        Raises:
-          ArchiveError: they could not be written, or are no segment's; the archive begins anew with the next.
-        """
-        parcels = await self._in_thread(lambda: [parse_parcel(record) for record in records])
-        async with self._lock:
-            try:
-                if self._archive is None:
-                    self._archive = await self._in_thread(partial(HostArchive, self._folder, self._policy))
-                taken: Taken = await self._in_thread(partial(self._archive.take, parcels))
-                return taken
-            except ArchiveError:
-                await self._close()
-                raise
-            except Exception as e:
-                # A peer that finds a hole in our checks costs its own connection, and nobody else's.
-                logger.error("cannot take what a sender brings", exc_info=e, extra={"fields": {"folder": self._folder}})
-                await self._close()
-                raise ArchiveError("the receiver failed; its log says why", got=type(e).__name__) from e
-
-    async def tick(self) -> None:
-        """Rotate by age; a segment that cannot be sealed now stays open and is recovered later."""
-        async with self._lock:
-            if self._archive is not None:
-                try:
-                    await self._in_thread(self._archive.tick)
-                except Exception as e:
-                    _log_seal(e)
-                    await self._close()
-
-    async def close(self) -> None:
-        async with self._lock:
-            await self._close()
-
-    async def _close(self) -> None:
-        """Seal; in any case the folder's lock is free afterwards, also when the connection ends meanwhile."""
-        archive, self._archive = self._archive, None
-        if archive is not None:
-            with trio.CancelScope(shield=True):
-                try:
-                    await self._in_thread(archive.close)
-                except Exception as e:
-                    _log_seal(e)
-
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        return await trio.to_thread.run_sync(function, limiter=self._limiter)
+def _split(parser: Parser) -> tuple[list[WireRecord], StreamError | None]:
+    """The records that have come whole, and what is wrong behind them."""
+    records: list[WireRecord] = []
+    try:
+        for record in parser.records():
+            records.append(record)
+    except StreamError as e:
+        return records, e
+    return records, None
 
 
 def _explain(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     return (error.reason or str(error)).replace("_", " ").lower()
-
-
-def _log_seal(error: Exception) -> None:
-    """It stays open and is recovered by the next start."""
-    is_ours = isinstance(error, ArchiveError)
-    logger.error("cannot seal a sender's segment", exc_info=None if is_ours else error,
-                 extra={"fields": {"error": str(error)}})  # fmt: skip
 
 
 def _keep_alive(stream: Stream) -> None:

@@ -1,7 +1,8 @@
 """Sends records to `ftrace-collector receive`, over TCP, TLS or a unix socket.
 
 One connection; what was sent and not acknowledged when it breaks is sent again on the next, behind the header and the
-names that the receiver needs. Source of the protocol: docs/stream.md.
+names that the receiver needs. A record that the receiver will never take makes its batch REJECTED; one of those that
+are sent again at the start is left out from then on. Source of the protocol: docs/stream.md.
 """
 
 import math
@@ -18,7 +19,7 @@ from pydantic import Field, field_validator
 from trio.abc import Stream
 
 from collector.archive.frame import Kind, build_head_tail
-from collector.archive.objects import object_key
+from collector.archive.objects import END, object_key, object_type
 from collector.batch import Delivery
 from collector.config_types import MIB
 from collector.errors import SegmentError
@@ -26,8 +27,9 @@ from sinks.address import parse_address
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.options import SinkCommon, SinkType
 from sinks.retry import Backoff
+from sinks.sizes import most_body_bytes
 from sinks.tls import TlsConfig, build_context, explain, not_after_s
-from sinks.wire import HOST_NAME, Parser, StreamError, build_hello, parse_ack, parse_welcome
+from sinks.wire import HOST_NAME, Parser, RefusedError, StreamError, build_hello, parse_ack, parse_welcome
 
 READ_BYTES = 1 << 16
 JITTER = 0.5
@@ -66,6 +68,8 @@ class _Connection:
         self.max_body_bytes = max_body_bytes
         self.sent = 0  # records
         self.acked = 0
+        self.prefix: Sequence[Parcel] = ()  # records of earlier connections that are sent again, before all others
+        self.malformed: int | None = None  # number of the record that the receiver will never take
         self.is_broken = False
         self.news = trio.Event()  # an acknowledgement, or the end
         self.pending: deque[tuple[int, Sequence[Parcel]]] = deque()  # (records sent with it, batch)
@@ -93,8 +97,9 @@ class StreamTransport:
     ) -> None:
         self.name = options.title
         self.state = TransportState()
-        self.max_in_flight = options.max_in_flight
+        self.max_in_flight = options.max_in_flight  # 1 while a record is looked for that the receiver will not take
         self.batch_bytes, self.batch_events = options.batch_bytes, math.inf
+        self._most_in_flight = options.max_in_flight
         self._host = options.host or re.sub(r"[^A-Za-z0-9._-]", "-", host).strip("._-") or "localhost"
         self._address = parse_address(options.address)
         self._tls = tls
@@ -117,6 +122,10 @@ class StreamTransport:
                 self._note("the receiver has closed the connection")
             except trio.TooSlowError:
                 self._note(f"no answer within {self._timeout_s:g} s")
+            except RefusedError as e:
+                self._note(_reason(e))
+                if e.record is not None:
+                    continue  # without that record it may do at once
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, SegmentError) as e:
                 self._note(_reason(e))
             await trio.sleep(self._backoff.next_s())
@@ -124,36 +133,49 @@ class StreamTransport:
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the receiver has them on its disk."""
         failures = self._failures
-        deadline_s = trio.current_time() + self._timeout_s
         connection: _Connection | None = None
+        first = until = 0  # numbers of their records
         try:
-            with trio.fail_at(deadline_s):
+            with trio.fail_after(self._timeout_s):
                 async with self._sending:
                     connection = await self._wait_connected()
                     if failures != self._failures:
                         return Delivery.ERRORED
-                    for parcel in parcels:
-                        if len(parcel.body) > connection.max_body_bytes:
-                            self._note(f"the receiver takes {connection.max_body_bytes} bytes a record, "
-                                       f"this one has {len(parcel.body)}")  # fmt: skip
-                            if len(parcels) > 1:
-                                self._failures += 1  # the others of it are sent again: none may overtake them
-                            return Delivery.REJECTED
+                    if self._is_too_large(connection, parcels):
+                        return Delivery.REJECTED
+                    if not connection.sent and parcels[0].kind != Kind.HEADER:
+                        connection.prefix = self._prefix()
+                        await self._send(connection, connection.prefix)
+                    first, until = connection.sent, connection.sent + len(parcels)
                     await self._send(connection, parcels)
-                    until = connection.sent
                 while connection.acked < until and not connection.is_broken:
                     await connection.news.wait()
         except trio.TooSlowError:
-            self._fail(connection, f"no acknowledgement within {self._timeout_s:g} s")
-            return Delivery.ERRORED
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as e:
-            self._fail(connection, _reason(e))
+            # Without a connection the last error is why there is none.
+            if connection is not None or self.state.last_error is None:
+                self._note(f"no acknowledgement within {self._timeout_s:g} s")
+            self._fail(connection)
             return Delivery.ERRORED
         except trio.Cancelled:
             # Half a batch may be on its way: nothing can follow it on this connection.
             self._fail(connection)
             raise
-        return Delivery.DELIVERED if connection.acked >= until else Delivery.ERRORED
+        if connection.acked >= until:
+            return Delivery.DELIVERED
+        is_at_fault = connection.malformed is not None and first <= connection.malformed < until
+        return Delivery.REJECTED if is_at_fault else Delivery.ERRORED
+
+    def _is_too_large(self, connection: _Connection, parcels: Sequence[Parcel]) -> bool:
+        """Whether one of them is more than the receiver takes."""
+        for parcel in parcels:
+            most_bytes = most_body_bytes(parcel.kind, connection.max_body_bytes)
+            if len(parcel.body) > most_bytes:
+                self._note(f"the receiver takes {most_bytes} bytes of a {parcel.kind.name}, "
+                           f"this one has {len(parcel.body)}")  # fmt: skip
+                if len(parcels) > 1:
+                    self._failures += 1  # the others of it are sent again: none may overtake them
+                return True
+        return False
 
     async def _wait_connected(self) -> _Connection:
         while self._connection is None:
@@ -167,39 +189,78 @@ class StreamTransport:
             await self._serve(stream, scope)
 
     async def _serve(self, stream: Stream, scope: trio.CancelScope) -> None:
+        connection: _Connection | None = None
         try:
             parser = Parser()
             with trio.fail_after(self._timeout_s):
                 await stream.send_all(build_hello(self._host))
                 connection = _Connection(stream, await self._read_welcome(stream, parser), scope)
-                await self._send(connection, [*([self._header] if self._header else []), *self._names.values()])
             self._connection = connection
             # What was wrong stays to be seen until something has come through.
             self.state = TransportState(True, self.state.last_error, _not_after_s(stream))
             self._connected.set()
-            while data := await stream.receive_some(READ_BYTES):
-                parser.feed(data)
-                for record in parser.records():
-                    acked = parse_ack(record)
-                    if not connection.acked <= acked <= connection.sent:
-                        raise StreamError(
-                            "an acknowledgement of what was not sent, or of less than before",
-                            expected=f"{connection.acked} to {connection.sent}", got=str(acked),
-                        )  # fmt: skip
-                    connection.acked = acked
-                    self._backoff.reset()  # not before: one that answers and takes nothing is no better than none
-                    while connection.pending and connection.pending[0][0] <= connection.acked:
-                        self._remember(connection.pending.popleft()[1])
-                self.state = replace(self.state, last_error=None)
-                connection.tell()
+            await self._listen(connection, parser)
+        except RefusedError as e:
+            self._note(_reason(e))
+            if connection is not None and e.record is not None:
+                self._note_malformed(connection, e.record)
+            raise
         finally:
-            held, self._connection = self._connection, None
-            if held is not None:  # else the event is not set, and those who wait for a connection wait for this one
-                self._connected = trio.Event()
-                self._failures += 1
-                held.is_broken = True
-                held.tell()
+            if connection is not None:
+                self._retire(connection)
+                connection.is_broken = True
+                connection.tell()
             await trio.aclose_forcefully(stream)
+
+    async def _listen(self, connection: _Connection, parser: Parser) -> None:
+        """Take acknowledgements until the receiver closes the connection."""
+        data = b""
+        while True:
+            parser.feed(data)
+            for record in parser.records():
+                acked = parse_ack(record)
+                if not connection.acked <= acked <= connection.sent:
+                    raise StreamError(
+                        "an acknowledgement of what was not sent, or of less than before",
+                        expected=f"{connection.acked} to {connection.sent}", got=str(acked),
+                    )  # fmt: skip
+                if acked > max(connection.acked, len(connection.prefix)):
+                    self.state = replace(self.state, last_error=None)
+                    self.max_in_flight = self._most_in_flight
+                    self._backoff.reset()  # not before: one that answers and takes nothing is no better than none
+                connection.acked = acked
+                while connection.pending and connection.pending[0][0] <= connection.acked:
+                    self._remember(connection.pending.popleft()[1])
+            connection.tell()
+            data = bytes(await connection.stream.receive_some(READ_BYTES))
+            if not data:
+                return
+
+    def _note_malformed(self, connection: _Connection, number: int) -> None:
+        """The receiver will never take this record; those before it are acknowledged.
+
+        Raises:
+          StreamError: it was not sent, or is acknowledged.
+        """
+        if not connection.acked <= number < connection.sent:
+            raise StreamError("a refusal of what was not sent", expected=f"{connection.acked} to {connection.sent - 1}",
+                              got=str(number))  # fmt: skip
+        connection.malformed = number
+        self.max_in_flight = 1
+        if number < len(connection.prefix):  # what needs it is refused with it
+            parcel = connection.prefix[number]
+            if parcel.kind == Kind.HEADER:
+                self._header = None
+                self._names.clear()
+            else:
+                self._names.pop(object_key(parcel.body), None)
+
+    def _retire(self, connection: _Connection) -> None:
+        """Nothing more is sent on it, also by those who wait for their turn."""
+        if self._connection is connection:
+            self._connection = None
+            self._connected = trio.Event()
+            self._failures += 1
 
     async def _open(self) -> Stream:
         with trio.fail_after(self._timeout_s):
@@ -226,8 +287,7 @@ class StreamTransport:
                 return parse_welcome(record)
         raise StreamError("the receiver has closed the connection before its welcome")
 
-    @staticmethod
-    async def _send(connection: _Connection, parcels: Sequence[Parcel]) -> None:
+    async def _send(self, connection: _Connection, parcels: Sequence[Parcel]) -> None:
         # Counted first: the receiver may acknowledge the beginning before the end is on its way.
         connection.sent += len(parcels)
         connection.pending.append((connection.sent, parcels))
@@ -235,8 +295,14 @@ class StreamTransport:
         for parcel in parcels:
             head, tail = build_head_tail(parcel.kind, parcel.body)
             parts += [head, parcel.body, tail]
-        if parts:
+        try:
             await connection.stream.send_all(b"".join(parts))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._retire(connection)  # why it broke the receiver may have said: the other task reads that
+
+    def _prefix(self) -> Sequence[Parcel]:
+        """What a connection begins with, unless it is a header that is sent first."""
+        return () if self._header is None else (self._header, *self._names.values())
 
     def _remember(self, parcels: Sequence[Parcel]) -> None:
         """What a next connection has to begin with: the names for whatever was not acknowledged."""
@@ -244,17 +310,16 @@ class StreamTransport:
             if parcel.kind == Kind.HEADER:
                 self._header = parcel
                 self._names.clear()
-            elif parcel.kind == Kind.OBJECT:
+            elif parcel.kind == Kind.OBJECT and object_type(parcel.body) != END:
                 key = object_key(parcel.body)
                 self._names.pop(key, None)
                 self._names[key] = parcel
 
-    def _fail(self, connection: _Connection | None, why: str | None = None) -> None:
+    def _fail(self, connection: _Connection | None) -> None:
         """End a connection on which nobody knows any more what has come."""
-        if why is not None:
-            self._note(why)
         self._failures += 1
-        if connection is not None and not connection.is_broken:
+        if connection is not None:
+            self._retire(connection)
             connection.is_broken = True
             connection.scope.cancel()
 

@@ -149,7 +149,7 @@ class Tap:
                 with trio.move_on_after(HELLO_TIMEOUT_S) as hello:
                     await self._read_hello(stream)
                     if len(self._subscribers) >= self._options.max_subscribers:
-                        await stream.send_all(build_refused(f"{self._options.max_subscribers} listen already"))
+                        await stream.send_all(build_refused(f"{self._options.max_subscribers} listen already", "limit"))
                         return
                 if not hello.cancelled_caught:
                     await self._feed(stream)
@@ -169,16 +169,17 @@ class Tap:
         raise trio.BrokenResourceError
 
     async def _feed(self, stream: trio.SocketStream) -> None:
-        await stream.send_all(build_welcome(MAX_BODY_BYTES))
         async with trio.open_nursery() as nursery:
             subscriber = _Subscriber(self._options.subscriber_bytes, nursery.cancel_scope)
-            nursery.start_soon(_wait_closed, stream, nursery.cancel_scope)
-            # Without a checkpoint: nothing comes between the names and what is delivered next.
+            # Without a checkpoint: nothing comes between the names and what is delivered next, and no other subscriber
+            # since it was looked how many there are.
             for parcel in [*([self._header] if self._header else []), *self._names.values()]:
                 subscriber.put(build_record(parcel.kind, parcel.body))
             self._subscribers.add(subscriber)
             try:
                 with contextlib.suppress(*GONE):
+                    await stream.send_all(build_welcome(MAX_BODY_BYTES))
+                    nursery.start_soon(_wait_closed, stream, nursery.cancel_scope)
                     while True:
                         await stream.send_all(await subscriber.take())
                 nursery.cancel_scope.cancel()

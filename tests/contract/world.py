@@ -12,9 +12,10 @@ import trio
 from collector.batch import Block, StreamKey
 from collector.snapshot import SinkSnapshot
 from sinks import registry
-from sinks.assemble import SPOOL_FOLDER, assemble
+from sinks.assemble import assemble
 from sinks.base import SinkContext
 from sinks.file.sink import FileSink
+from sinks.options import SPOOL_FOLDER
 from sinks.runner import SinkRunner
 from tests.archive.encoder import PLAIN_ID, UNKNOWN_ID, Row, build_block
 from tests.contract.arrived import ENTRIES, Seen, numbers_of

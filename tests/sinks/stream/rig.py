@@ -1,7 +1,10 @@
 """Bringing parcels to a receiver, and whether they have arrived."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -12,7 +15,50 @@ from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.batch import Delivery
 from sinks.base import Parcel
-from sinks.stream.sink import StreamTransport
+from sinks.stream.host import HostPolicy
+from sinks.stream.server import Limits, Receiver
+from sinks.stream.sink import StreamOptions, StreamTransport
+
+POLICY = HostPolicy(min_free_bytes=0)
+LIMITS = Limits()
+
+
+@dataclass
+class Served:
+    receiver: Receiver
+    address: str
+    folder: Path
+    stop: Callable[[], Any]
+
+
+@asynccontextmanager
+async def serving(folder: Path, limits: Limits = LIMITS, policy: HostPolicy = POLICY) -> AsyncIterator[Served]:
+    receiver = Receiver(folder / "hosts", policy, limits)
+    address = str(folder / "socket")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.run)
+        nursery.start_soon(trio.serve_listeners, receiver.serve, [await listen(address)])
+        yield Served(receiver, address, folder / "hosts", nursery.cancel_scope.cancel)
+        nursery.cancel_scope.cancel()
+    (folder / "socket").unlink(missing_ok=True)
+
+
+async def listen(address: str) -> trio.SocketListener:
+    raw = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await raw.bind(address)
+    raw.listen(16)
+    return trio.SocketListener(raw)
+
+
+@asynccontextmanager
+async def sending(address: str, **options: Any) -> AsyncIterator[StreamTransport]:
+    defaults = {"host": "web-1", "retry_first_s": 0.01, "retry_max_s": 0.01}
+    settings = StreamOptions(type="stream", address=f"unix:{address}", **(defaults | options))
+    transport = StreamTransport(settings, "here", None, rng=lambda: 0.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(transport.run)
+        yield transport
+        nursery.cancel_scope.cancel()
 
 
 def batches(parcels: Sequence[Parcel], size: int = 3) -> list[Sequence[Parcel]]:

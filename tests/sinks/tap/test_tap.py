@@ -1,9 +1,10 @@
 """The live tap: what a subscriber is given, and what becomes of one that is too slow."""
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from collector.tap import tap
 from collector.view.show import show_paths
 from sinks.base import Parcel
 from sinks.tap.sink import Tap, TapOptions
-from sinks.wire import Parser, build_hello, parse_parcel, parse_welcome
+from sinks.wire import Message, Parser, WireRecord, build_hello, parse_parcel, parse_welcome
 
 
 @asynccontextmanager
@@ -118,6 +119,24 @@ async def test_there_is_a_limit_of_subscribers(tmp_path: Path) -> None:
     async with tapped(tmp_path, max_subscribers=1) as tap, subscribed(tap, tmp_path):
         with pytest.raises(CollectorError, match="1 listen already"):
             await trio.to_thread.run_sync(tap_text, tmp_path)
+
+
+async def test_the_limit_holds_for_those_who_come_at_once(tmp_path: Path) -> None:
+    async with tapped(tmp_path, max_subscribers=2) as tap, contextlib.AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(await trio.open_unix_socket(str(tmp_path / "tap"))) for _ in range(10)
+        ]
+        for stream in streams:
+            await stream.send_all(build_hello("tap"))
+        answers = [next(_records(await stream.receive_some(4096))).kind for stream in streams]
+        assert len(tap._subscribers) == 2
+    assert sorted(answers) == [Message.WELCOME] * 2 + [Message.REFUSED] * 8
+
+
+def _records(data: bytes | bytearray) -> Iterator[WireRecord]:
+    parser = Parser()
+    parser.feed(data)
+    return parser.records()
 
 
 async def test_a_subscriber_that_says_something_else_is_cut_off(tmp_path: Path) -> None:
