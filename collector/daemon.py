@@ -44,8 +44,8 @@ from collector.tracefs.wish import MANY_RINGS, InstanceSpec, default_subbuf_size
 from sinks import registry
 from sinks.assemble import assemble, event_filters
 from sinks.base import SinkContext
-from sinks.delivery import InThread
 from sinks.fanout import Fanout
+from sinks.feeder import InThread
 from sinks.file.policy import FilePolicy
 from sinks.file.retention import Limits
 from sinks.file.rotation import Rotation

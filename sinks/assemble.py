@@ -7,8 +7,9 @@ from collector.archive.records import MapSource
 from collector.errors import CollectorError, raise_all
 from sinks import registry
 from sinks.base import SegmentContext, SinkContext, Transport
-from sinks.delivery import InThread, NetworkRunner
+from sinks.delivery import NetworkRunner
 from sinks.fanout import Fanout, Route
+from sinks.feeder import InThread
 from sinks.log import Log, MemoryLog
 from sinks.options import SinkCommon
 from sinks.runner import SinkRunner

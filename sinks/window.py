@@ -39,6 +39,7 @@ class Window:
         self.limit_bytes = limit_bytes
         self.held_events = self.held_bytes = 0  # waiting and on their way
         self.waiting_bytes = 0
+        self.waiting_since_s = 0.0  # the first of those that wait, unless it was sent before
         self.in_flight = 0  # batches without an answer
         self.handed = START  # the log up to here is, or was, in the window
         self.settled = START  # and up to here it is off our hands
@@ -63,8 +64,10 @@ class Window:
         """Whether an entry may be held beside the others."""
         return not self.held_bytes or len(entry.parcel.body) <= self.room_bytes
 
-    def hold(self, entry: Entry) -> None:
+    def hold(self, entry: Entry, now_s: float) -> None:
         """Take the next entry of the log."""
+        if not self._waiting:
+            self.waiting_since_s = now_s
         self._waiting.append(entry)
         size_bytes = len(entry.parcel.body)
         self.held_events += entry.parcel.events

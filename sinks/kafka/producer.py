@@ -46,6 +46,7 @@ class Batch:
     def __init__(self) -> None:
         self.error: str | None = None  # the first failure
         self.rejected: str | None = None  # what is wrong with the first message that no retry will bring
+        self.refused_maps: list[tuple[Message, str]] = []  # that were told once more, and what is wrong with them
         self._left = 0
         self._changed = trio.Event()
 
@@ -53,19 +54,22 @@ class Batch:
         """One more message is on its way."""
         self._left += 1
 
-    def settle(self, error: KafkaError | None) -> None:
+    def settle(self, message: Message, error: KafkaError | None) -> None:
         """One message arrived, or did not."""
         self._left -= 1
         if error is not None and error.code() in REJECTIONS:
-            self.refuse(describe(error))
+            self.refuse(message, describe(error))
         elif error is not None:
             self.error = self.error or describe(error)
         if self._left == 0:
             self._changed.set()
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, message: Message, why: str) -> None:
         """A message can never be taken."""
-        self.rejected = self.rejected or why
+        if message.repeats is not None:
+            self.refused_maps.append((message, why))
+        else:
+            self.rejected = self.rejected or why
 
     async def wait(self) -> None:
         """Until all messages added so far have arrived, or have not."""
@@ -79,12 +83,12 @@ class Channel:
 
     Args:
       properties: librdkafka's.
-      on_error: is called in Trio's thread with what librdkafka says of its connections.
+      on_error: is called in Trio's thread with this channel and what librdkafka says of its connections, or of itself.
     Raises:
       KafkaException: librdkafka refuses a property.
     """
 
-    def __init__(self, properties: Properties, on_error: Callable[[KafkaError], None]) -> None:
+    def __init__(self, properties: Properties, on_error: "Callable[[Channel, KafkaError], None]") -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._on_error = on_error
         self._room = trio.Event()
@@ -92,7 +96,7 @@ class Channel:
         self.closed = trio.Event()
         self._asking = threading.Lock()  # a producer must not be closed while it waits for an answer
         self._producer: Producer | None = Producer(
-            {**properties, "error_cb": lambda error: self._post(self._on_error, error), "logger": SILENT}
+            {**properties, "error_cb": lambda error: self._post(self._on_error, self, error), "logger": SILENT}
         )
         # A daemon thread: should librdkafka hang in its end, the collector's exit does not.
         self._thread = threading.Thread(target=self._poll, args=(self._producer,), name="kafka-poll", daemon=True)
@@ -111,7 +115,7 @@ class Channel:
                     value=message.value,
                     key=message.key,
                     headers=list(message.headers),
-                    on_delivery=lambda error, _: self._post(self._settle, batch, error),
+                    on_delivery=lambda error, _: self._post(self._settle, batch, message, error),
                 )
             except BufferError:
                 self._room = trio.Event()
@@ -119,7 +123,7 @@ class Channel:
             except KafkaException as e:
                 if e.args[0].code() not in REJECTIONS:
                     raise
-                batch.refuse(describe(e))
+                batch.refuse(message, describe(e))
                 return
             else:
                 batch.add()
@@ -144,14 +148,22 @@ class Channel:
 
     def _poll(self, producer: Producer) -> None:
         while not self._stop.is_set():
-            producer.poll(POLL_S)
+            self._serve(producer.poll)
         producer.purge()
         for _ in range(CLOSE_TRIES):
-            if not producer.flush(POLL_S):
+            if not self._serve(producer.flush):
                 break
         with self._asking:
             producer.close()  # else its threads live until the garbage collector comes by
         self._post(self.closed.set)
+
+    def _serve(self, wait: Callable[[float], int]) -> int:
+        """Let callbacks be called. What is fatal to the producer is raised instead of given to `error_cb`."""
+        try:
+            return wait(POLL_S)
+        except KafkaException as e:
+            self._post(self._on_error, self, e.args[0])
+            return 1
 
     def _list_topics(self, timeout_s: float) -> None:
         with self._asking:
@@ -166,12 +178,12 @@ class Channel:
 
     # ---- in Trio's thread
 
-    def _settle(self, batch: Batch, error: KafkaError | None) -> None:
+    def _settle(self, batch: Batch, message: Message, error: KafkaError | None) -> None:
         self._room.set()
-        batch.settle(error)
+        batch.settle(message, error)
 
 
-def describe(error: KafkaError | KafkaException) -> str:
+def describe(error: KafkaError | Exception) -> str:
     """Gives the message and librdkafka's or the broker's name of the error."""
     of = error.args[0] if isinstance(error, KafkaException) else error
     return f"{of.str()} ({of.name()})" if isinstance(of, KafkaError) else str(of)

@@ -17,33 +17,47 @@ _OURS: dict[str, Value] = {
     "log.connection.close": False,  # brokers and load balancers end idle connections
 }
 
-# Which setting to use instead of a property, where the property would take from what the sink promises.
+_ONCE = "what is not acknowledged by all replicas may be lost, or come in another order"
+_REPORTS = "each message's acknowledgement is waited for, by a callback of the sink"
+_BATCHES = "the sink makes the batches"
+_QUEUE = "it is as large as the batches that may be on their way"
+
+# {property: the setting to use instead, or why it is not the user's}: those that take from what the sink promises.
+# Of what else would (retries, max.in.flight, queuing.strategy), librdkafka refuses values that an idempotent producer
+# cannot have.
 _RESERVED = {
-    "bootstrap.servers": "brokers",
-    "metadata.broker.list": "brokers",
-    "enable.idempotence": None,
-    "acks": None,
-    "request.required.acks": None,
-    "compression.type": None,
-    "compression.codec": None,
-    "batch.num.messages": None,
-    "message.max.bytes": "message_max_bytes",
-    "message.timeout.ms": "request_timeout_s",
-    "delivery.timeout.ms": "request_timeout_s",
-    "queue.buffering.max.messages": None,
-    "queue.buffering.max.kbytes": None,
-    "sasl.mechanism": "sasl.mechanism",
-    "sasl.mechanisms": "sasl.mechanism",
-    "sasl.username": "sasl.username",
-    "security.protocol": "tls and sasl",
-    "enable.ssl.certificate.verification": "tls.verify",
-    "transactional.id": None,
-    # Of the Python library, which takes objects for them, or leaves out reports that the sink waits for.
-    "default.topic.config": None,
-    "delivery.report.only.error": None,
-    "logger": None,
-    "on_delivery": None,
+    "bootstrap.servers": "it is set by brokers",
+    "metadata.broker.list": "it is set by brokers",
+    "enable.idempotence": _ONCE,
+    "enable.gapless.guarantee": "the sink itself sends again from the first message that failed",
+    "acks": _ONCE,
+    "request.required.acks": _ONCE,
+    "transactional.id": "the sink has no transactions, and nothing would be committed",
+    "partitioner": "any producer puts a key into the same partition, or a CPU's blocks lose their order",
+    "compression.type": "blocks are compressed",
+    "compression.codec": "blocks are compressed",
+    "batch.num.messages": _BATCHES,
+    "linger.ms": f"{_BATCHES}; see linger_s",
+    "queue.buffering.max.ms": f"{_BATCHES}; see linger_s",
+    "message.max.bytes": "it is set by message_max_bytes",
+    "message.timeout.ms": "it is set by request_timeout_s",
+    "delivery.timeout.ms": "it is set by request_timeout_s",
+    "queue.buffering.max.messages": _QUEUE,
+    "queue.buffering.max.kbytes": _QUEUE,
+    "sasl.mechanism": "it is set by sasl.mechanism",
+    "sasl.mechanisms": "it is set by sasl.mechanism",
+    "sasl.username": "it is set by sasl.username",
+    "security.protocol": "it is set by tls and sasl",
+    "enable.ssl.certificate.verification": "it is set by tls.verify",
+    "delivery.report.only.error": _REPORTS,
+    "on_delivery": _REPORTS,
+    "enabled_events": _REPORTS,
+    "default.topic.config": "a topic's properties stand in options themselves",
+    "logger": "librdkafka's log is the collector's",
+    "log.queue": "librdkafka's log is the collector's",
 }
+# Not documented by librdkafka: a cluster inside the process that forgets everything, and faults made for its own tests.
+_FOR_TESTS = ("test.", "ut_")
 _SECRET_WORDS = ("password", "secret", "key.pem", "jaas")
 
 
@@ -52,10 +66,11 @@ def check_option(name: str, secret: bool) -> str | None:
     if not secret and any(word in name for word in _SECRET_WORDS):
         return f'{name} in secret_options, as {{file = "..."}} or {{credential = "..."}}'
     if name in _RESERVED:
-        instead = _RESERVED[name]
-        return f"no {name}: " + (f"it is set by {instead}" if instead else "the sink depends on its own value")
+        return f"no {name}: {_RESERVED[name]}"
     if name.endswith("_cb"):
         return f"no {name}: callbacks are the collector's"
+    if name.startswith(_FOR_TESTS):
+        return f"no {name}: it is for librdkafka's own tests"
     return None
 
 

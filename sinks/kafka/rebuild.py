@@ -4,6 +4,7 @@ A segment file is made of records, and the value of each message is the body of 
 file per run, the run's header, its objects, then all that has a stream; duplicates are known by their block number.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from collector.archive.objects import parse_object
 from collector.errors import SegmentError
 
 FORMAT = "ftrace-segment/1"
+
+_RUN = re.compile("[0-9a-f]{32}")
 
 # Objects that hold from their place on: the same one may come twice.
 _OF_A_PLACE = frozenset(("comms", "comms_proc", "tgids"))
@@ -26,14 +29,14 @@ class _Run:
     header: Header | None = None
     objects: set[bytes] = field(default_factory=set)  # written; without formats
     blocks: set[tuple[str, int, int]] = field(default_factory=set)  # (instance, CPU, number) written
-    early: list[bytes] = field(default_factory=list)  # records that came before the header
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Bytes to append to the file of a run."""
 
-    header: Header
+    run: str  # hex
+    header: Header | None  # None: it has not come; the bytes are to be kept, and go behind the first piece that has one
     data: bytes
 
 
@@ -53,7 +56,7 @@ class Rebuilder:
 
     @property
     def headless(self) -> list[str]:
-        """Runs whose header has not come: nothing of them is given."""
+        """Runs whose header has not come, in hex: without one there is no segment."""
         return [name for name, run in self._runs.items() if run.header is None]
 
     def add(self, headers: Iterable[tuple[str, bytes]], value: bytes) -> Iterator[Piece]:
@@ -67,35 +70,40 @@ class Rebuilder:
             self.foreign += 1
             return
         kind = Kind[of["kind"].upper()]
-        run = self._runs.setdefault(of["run"], _Run())
+        name = of["run"]
+        if not _RUN.fullmatch(name):
+            raise SegmentError("no id of a run", expected="32 hex digits", got=name[:80])
+        run = self._runs.setdefault(name, _Run())
         if kind is Kind.HEADER:
             if run.header is None:
-                yield from self._begin(run, value)
+                yield self._begin(name, run, value)
         elif kind is Kind.OBJECT:
-            yield from self._add_object(run, value)
+            yield from self._add_object(name, run, value)
         elif kind is not Kind.BLOCK or self._is_new(run, of):
-            yield from self._write(run, build_record(kind, value))
+            yield Piece(name, run.header, build_record(kind, value))
 
-    def _begin(self, run: _Run, body: bytes) -> Iterator[Piece]:
+    def _begin(self, name: str, run: _Run, body: bytes) -> Piece:
         # Which of the run's headers came first is chance, so its totals are left out: streams open at zero.
         header = pack({**unpack(body, "header"), "segment": 0, "streams": [], "opening": []})
-        run.header = parse_header(header)
-        early, run.early = run.early, []
-        yield Piece(run.header, b"".join((build_record(Kind.HEADER, header), *self._formats.values(), *early)))
+        parsed = parse_header(header)
+        if parsed.run.hex() != name:
+            raise SegmentError("a header of another run", expected=name, got=parsed.run.hex())
+        run.header = parsed
+        return Piece(name, run.header, b"".join((build_record(Kind.HEADER, header), *self._formats.values())))
 
-    def _add_object(self, run: _Run, body: bytes) -> Iterator[Piece]:
+    def _add_object(self, name: str, run: _Run, body: bytes) -> Iterator[Piece]:
         found = parse_object(body)
         record = build_record(Kind.OBJECT, body)
         if found.type == "format":
             if found.id in self._formats:
                 return
             self._formats[found.id] = record
-            for other in self._runs.values():
-                if other.header is not None:
-                    yield Piece(other.header, record)
+            for other, its in self._runs.items():
+                if its.header is not None:
+                    yield Piece(other, its.header, record)
         elif found.id not in run.objects or found.type in _OF_A_PLACE:
             run.objects.add(found.id)
-            yield from self._write(run, record)
+            yield Piece(name, run.header, record)
 
     def _is_new(self, run: _Run, of: dict[str, str]) -> bool:
         try:
@@ -107,9 +115,3 @@ class Rebuilder:
             return False
         run.blocks.add(key)
         return True
-
-    def _write(self, run: _Run, record: bytes) -> Iterator[Piece]:
-        if run.header is None:
-            run.early.append(record)
-        else:
-            yield Piece(run.header, record)

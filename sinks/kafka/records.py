@@ -21,6 +21,9 @@ from collector.archive.frame import Kind
 from collector.batch import StreamKey
 from sinks.base import Parcel
 
+# No stream has a longer name: that of an instance is a folder's.
+_LONGEST = StreamKey(bytes(16), "x" * 255, 999_999)
+
 # What stands in the message's header "format"; another number when a reader of this one would go wrong.
 FORMAT = b"ftrace-segment/1"
 
@@ -36,12 +39,18 @@ class Message:
     value: bytes
     headers: Headers
     is_map: bool = False  # blocks behind it refer to it, so it must be there before they are
+    repeats: Parcel | None = None  # the map that is told once more, before a parcel that does not fail with it
 
     @property
     def size_bytes(self) -> int:
         """As the broker counts it, a little more: its limit is on a batch that holds this message alone."""
         headers = sum(len(name) + len(value) + 10 for name, value in self.headers)
         return len(self.key) + len(self.value) + headers + _OVERHEAD_BYTES
+
+    @property
+    def kind(self) -> str:
+        """Of the record in it: block, object, ..."""
+        return dict(self.headers)["kind"].decode()
 
 
 # Head of a record batch (61) and of the record in it, with lengths at their longest.
@@ -110,10 +119,14 @@ class TopicMaps:
 
 
 class RepeatedMaps:
-    """Maps go where the blocks go: after each header, once for each stream, before its next block."""
+    """Maps go where the blocks go: after each header, once for each stream, before its next block.
 
-    def __init__(self, host: str, topic: str) -> None:
-        self.host, self.topic = host, topic
+    Args:
+      max_bytes: a map that would be larger is given when it comes, to be refused, and then to no stream.
+    """
+
+    def __init__(self, host: str, topic: str, max_bytes: int) -> None:
+        self.host, self.topic, self._max_bytes = host, topic, max_bytes
         self._header: Parcel | None = None
         self._objects: dict[bytes, Parcel] = {}  # {id: object} since the last header, the latest last
         self._told: set[StreamKey] = set()  # streams that were told all of the above
@@ -121,26 +134,41 @@ class RepeatedMaps:
     def messages(self, parcel: Parcel) -> Iterator[Message]:
         """Gives the messages that a parcel becomes, in the order in which they must arrive."""
         if parcel.kind is Kind.HEADER:
-            self._header = parcel
+            self._header = None
             self._objects.clear()
             self._told.clear()
+        if parcel.stream is not None:
+            if parcel.stream not in self._told:
+                for map_parcel in ([self._header] if self._header is not None else []) + list(self._objects.values()):
+                    yield self._under(parcel.stream, map_parcel, map_parcel)
+                self._told.add(parcel.stream)
+            yield self._under(parcel.stream, parcel)
+        elif (large := self._under(_LONGEST, parcel)).size_bytes > self._max_bytes:
+            yield large
+        elif parcel.kind is Kind.HEADER:
+            self._header = parcel
         elif parcel.kind is Kind.OBJECT:
-            key = dict(build_headers(self.host, parcel))["id"]
+            key = dict(large.headers)["id"]
             self._objects.pop(key, None)
             self._objects[key] = parcel
             for stream in sorted(self._told, key=lambda of: (of.instance, of.cpu)):
                 yield self._under(stream, parcel)
-        elif parcel.stream is not None:
-            if parcel.stream not in self._told:
-                for map_parcel in ([self._header] if self._header is not None else []) + list(self._objects.values()):
-                    yield self._under(parcel.stream, map_parcel)
-                self._told.add(parcel.stream)
-            yield self._under(parcel.stream, parcel)
 
     def forget(self) -> None:
         """Nobody knows what of the messages so far has arrived: each stream is told again."""
         self._told.clear()
 
-    def _under(self, stream: StreamKey, parcel: Parcel) -> Message:
+    def drop(self, parcel: Parcel) -> bool:
+        """The brokers will not take a map: no stream is told of it, until it comes again; False when it is known."""
+        if parcel is self._header:
+            self._header = None
+            return True
+        for key, of in self._objects.items():
+            if of is parcel:
+                del self._objects[key]
+                return True
+        return False
+
+    def _under(self, stream: StreamKey, parcel: Parcel, repeats: Parcel | None = None) -> Message:
         headers = build_headers(self.host, parcel)
-        return Message(self.topic, build_key(self.host, stream), parcel.body, headers)
+        return Message(self.topic, build_key(self.host, stream), parcel.body, headers, repeats=repeats)

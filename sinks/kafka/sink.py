@@ -16,7 +16,7 @@ from collector.errors import ConfigError
 from sinks.base import Parcel, SinkContext, TransportState
 from sinks.kafka.producer import SILENT, Batch, Channel, describe
 from sinks.kafka.properties import Value, build_properties, build_tls, check_option
-from sinks.kafka.records import RepeatedMaps, TopicMaps
+from sinks.kafka.records import Message, RepeatedMaps, TopicMaps
 from sinks.options import SinkCommon, SinkType
 from sinks.retry import Backoff
 from sinks.secrets import Secret, read_secret
@@ -109,7 +109,7 @@ class KafkaSink:
         self._maps: TopicMaps | RepeatedMaps = (
             TopicMaps(host, config.topic, config.maps_topic)
             if config.maps == "topic"
-            else RepeatedMaps(host, config.topic)
+            else RepeatedMaps(host, config.topic, config.message_max_bytes)
         )
         self._timeout_s = config.request_timeout_s
         # librdkafka reports a message within its own timeout, which it looks at once a second; after this it is dead.
@@ -117,6 +117,7 @@ class KafkaSink:
         self._channel: Channel | None = None
         self._closing: set[Channel] = set()
         self._given_up = 0  # channels, so far
+        self._on_their_way: dict[Batch, Channel] = {}  # batches that deliver() has not answered
         self._lost = trio.Event()  # no broker is connected any more
         self._order = trio.Lock()  # first come, first served: batches are sent in the order of the calls
         self._check_properties()
@@ -147,9 +148,9 @@ class KafkaSink:
         try:
             with trio.fail_after(self._deadline_s):
                 async with self._order:
-                    if given_up != self._given_up:
-                        return Delivery.ERRORED  # what goes before it failed while it waited
-                    channel = self._open()
+                    if given_up != self._given_up or self._is_something_to_be_sent_again():
+                        return Delivery.ERRORED  # what goes before it failed
+                    channel = self._on_their_way[batch] = self._open()
                     await self._send(channel, parcels, batch)
                 await batch.wait()
         except KafkaException as e:
@@ -161,6 +162,10 @@ class KafkaSink:
         except trio.Cancelled:
             self._give_up(self._channel)  # nobody knows what becomes of it, so nothing may come behind it
             raise
+        finally:
+            self._on_their_way.pop(batch, None)
+        for message, why in batch.refused_maps:
+            self._leave_out(message, why)
         if batch.error is not None:
             self._failed(channel, batch.error)
             return Delivery.ERRORED
@@ -185,14 +190,26 @@ class KafkaSink:
                     return
                 if message.size_bytes > self._config.message_max_bytes:
                     batch.refuse(
-                        f"a {parcel.kind.name.lower()} of {message.size_bytes} bytes is more than message_max_bytes "
-                        f"({self._config.message_max_bytes}); raise it, and the brokers' message.max.bytes"
+                        message,
+                        f"a message of {message.size_bytes} bytes, of kind {message.kind}, is more than "
+                        f"message_max_bytes ({self._config.message_max_bytes}); raise it, and the brokers' "
+                        "message.max.bytes",
                     )
                     continue
                 await channel.send(message, batch)
                 maps_on_their_way = maps_on_their_way or message.is_map
         if maps_on_their_way:
             await batch.wait()
+
+    def _leave_out(self, message: Message, why: str) -> None:
+        """The brokers refuse a map that goes before a block: the block is there, and some of its names are not."""
+        assert isinstance(self._maps, RepeatedMaps)
+        assert message.repeats is not None
+        if self._maps.drop(message.repeats):
+            logger.error("brokers will not take names that blocks refer to", extra={"fields": {
+                "sink": self.name, "kind": message.kind, "type": dict(message.headers).get("type", b"").decode(),
+                "bytes": message.size_bytes, "why": why,
+            }})  # fmt: skip
 
     async def _look(self) -> None:
         """Ask for the cluster's description; what librdkafka says of its connections tells more than a timeout."""
@@ -206,23 +223,31 @@ class KafkaSink:
             # Brokers that answer may still not take what they are sent: that is told until they do.
             self.state = TransportState(connected=True, last_error=self.state.last_error)
 
+    def _is_something_to_be_sent_again(self) -> bool:
+        """Whether a batch was in a channel that is given up, and the runner does not know of it yet."""
+        return any(channel is not self._channel for channel in self._on_their_way.values())
+
     def _open(self) -> Channel:
         """The producer in use; a new one where the last was given up."""
         if self._channel is None:
             self._channel = Channel(self._properties, self._hear)
         return self._channel
 
-    def _hear(self, error: KafkaError) -> None:
+    def _hear(self, channel: Channel, error: KafkaError) -> None:
         """librdkafka has trouble with a connection, or with itself."""
+        if channel is not self._channel:
+            return  # it is given up
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.state = TransportState(last_error=self.state.last_error or describe(error))
             self._lost.set()
         else:
             self.state = TransportState(connected=self.state.connected, last_error=describe(error))
         if error.fatal():
-            self._give_up(self._channel)
+            self._give_up(channel)
 
     def _failed(self, channel: Channel | None, why: str) -> None:
+        if channel is not self._channel:
+            why = self.state.last_error or why  # what waited in one that was given up says no more than that
         self.state = TransportState(last_error=why)
         self._lost.set()
         self._give_up(channel)
@@ -242,7 +267,7 @@ class KafkaSink:
         properties = {name: value for name, value in self._properties.items() if name != "bootstrap.servers"}
         try:
             Producer({**properties, "logger": SILENT})
-        except KafkaException as e:
+        except (KafkaException, TypeError, AttributeError, ValueError) as e:  # the latter: where it wants an object
             raise ConfigError(
                 f"librdkafka refuses the settings: {describe(e)}",
                 where=f"sink {self.name}",

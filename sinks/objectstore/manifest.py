@@ -61,20 +61,22 @@ def parse_line(line: str) -> Entry:
 
 def build_manifest(entries: Iterable[Entry]) -> bytes:
     """Gives the bytes of a manifest; the same entries give the same bytes."""
-    lines = {entry.name: build_line(entry) for entry in entries}
-    return "".join(lines[name] + "\n" for name in sorted(lines)).encode()
+    return merge(b"", entries)[0]
 
 
 def merge(stored: bytes, entries: Iterable[Entry]) -> tuple[bytes, int]:
-    """Gives the manifest with these entries in it, and how many lines of the stored one were no entries."""
-    merged: dict[str, Entry] = {}
-    broken = 0
-    for line in stored.decode(errors="replace").splitlines():
+    """Gives the manifest with these entries in it, and how many lines of the stored one are no entries.
+
+    What somebody else has written stays as it is: a line of a later version has what this one does not know, and what
+    does not read stands at the end.
+    """
+    merged: dict[str, bytes] = {}  # {name: line}
+    foreign: dict[bytes, None] = {}  # a set that keeps the order
+    for line in stored.split(b"\n"):
         try:
-            entry = parse_line(line)
-        except ArchiveError:
-            broken += 1
-            continue
-        merged[entry.name] = entry
-    merged.update((entry.name, entry) for entry in entries)
-    return build_manifest(merged.values()), broken
+            merged[parse_line(line.decode()).name] = line
+        except (ArchiveError, UnicodeDecodeError):
+            if line.strip():
+                foreign[line] = None
+    merged.update((entry.name, build_line(entry).encode()) for entry in entries)
+    return b"".join(line + b"\n" for line in (*(merged[name] for name in sorted(merged)), *foreign)), len(foreign)

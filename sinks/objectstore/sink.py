@@ -1,14 +1,16 @@
 """An object store: sealed segments of the archive as objects, with a manifest for each day."""
 
 import random
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore.store
 from obstore.exceptions import BaseError
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from collector.archive import disk
 from collector.config_types import GIB, MIB
 from collector.errors import ConfigError
 from sinks.base import SinkContext
@@ -26,6 +28,9 @@ _NOT_HERE = (
     "when_full", "queue_bytes", "spool_bytes", "spool_folder", "sync_interval_s", "repeat_interval_s", "linger_s",
     "filter",
 )  # fmt: skip
+
+# The service's own address, by all names that obstore takes for it; others, such as metadata_endpoint, are not it.
+_ENDPOINT = re.compile(r"((aws_)?endpoint(_url)?|azure_(storage_)?endpoint|(google_)?base_url)")
 
 _SECRET_WORDS = ("secret", "key", "token", "password", "sas")
 _NO_SECRETS = ("access_key_id", "sse_kms_key_id", "sse_bucket_key_enabled", "tokens")
@@ -90,9 +95,8 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
     """
     secrets = {name: read_secret(of) for name, of in config.secret_options.items()}
     settings: dict[str, Any] = {**config.options, **secrets}
-    if urlsplit(config.url).scheme == "file":
-        settings["mkdir"] = True
-    else:
+    folder = folder_of(config)
+    if folder is None:
         # What is tried again, and when, is decided here: see the uploader. Each request has its own deadline.
         settings["retry_config"] = {"max_retries": 0}
         timeout = f"{round(config.request_timeout_s * 1000)}ms"
@@ -106,6 +110,8 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
             client["allow_http"] = "true"
         settings["client_options"] = client
     try:
+        if folder is not None:
+            disk.make_folder(folder)
         return obstore.store.from_url(config.url, **settings)
     except (BaseError, ValueError, TypeError, OSError) as e:
         raise ConfigError(
@@ -117,7 +123,13 @@ def build_store(config: ObjectStoreConfig) -> obstore.store.ObjectStore:
 
 def endpoint_of(config: ObjectStoreConfig) -> str:
     """The address that was given for the service; "" for the provider's own."""
-    return next((value for name, value in config.options.items() if name.lower().endswith("endpoint")), "")
+    return next((value for name, value in config.options.items() if _ENDPOINT.fullmatch(name.lower())), "")
+
+
+def folder_of(config: ObjectStoreConfig) -> Path | None:
+    """The store's folder where the store is one."""
+    parts = urlsplit(config.url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def build(config: ObjectStoreConfig, context: SinkContext) -> Uploader:
@@ -129,7 +141,7 @@ def build(config: ObjectStoreConfig, context: SinkContext) -> Uploader:
     store = build_store(config)
     return Uploader(
         Place(config.title, context.archive, context.host, f"{endpoint_of(config)} {config.url}".strip()),
-        lambda stopped: Store(store, config.part_bytes, config.verify == "read", stopped),
+        lambda stopped: Store(store, config.part_bytes, config.verify == "read", stopped, folder_of(config)),
         config.scan_interval_s,
         Backoff(config.retry_first_s, config.retry_max_s, 0.5, random.random),
         config.stall_limit_s,

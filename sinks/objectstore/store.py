@@ -5,13 +5,15 @@
       └─ is not ─> put, create-only (in parts when large) ─> head ─> size and checksum ─> done
 
 An upload whose answer was lost is found by the next head. A checksum is the etag where the server makes it as S3 does,
-else the object is read back.
+else the object is read back. What is in a folder on a disk is synced before it counts.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -19,7 +21,11 @@ from obstore.store import ObjectStore
 
 from collector.errors import CollectorError
 from sinks.objectstore.digest import Digest, read_parts
+from sinks.objectstore.durable import sync_object
 from sinks.objectstore.manifest import Entry, merge
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 T = TypeVar("T")
 
@@ -43,13 +49,19 @@ class Store:
       part_bytes: larger files are sent in parts of so many bytes.
       read_back: verify by reading, also where the etag is a checksum.
       stopped: whether to give up between two parts.
+      folder: where the store is on a disk, when it is: what is put there is synced.
     """
 
     def __init__(
-        self, store: ObjectStore, part_bytes: int, read_back: bool, stopped: Callable[[], bool] = lambda: False
+        self,
+        store: ObjectStore,
+        part_bytes: int,
+        read_back: bool,
+        stopped: Callable[[], bool] = lambda: False,
+        folder: Path | None = None,
     ) -> None:
         self.part_bytes = part_bytes
-        self._store, self._read_back, self._stopped = store, read_back, stopped
+        self._store, self._read_back, self._stopped, self._folder = store, read_back, stopped, folder
         self.requests = 0
 
     def honours_create(self, key: str) -> bool:
@@ -68,7 +80,7 @@ class Store:
         return False
 
     def is_same(self, key: str, digest: Digest) -> bool | None:
-        """Whether an object has these bytes; None when there is none.
+        """Whether an object has these bytes, durably; None when there is none.
 
         Raises:
           StoreError
@@ -80,9 +92,11 @@ class Store:
         size_bytes, e_tag = found
         if size_bytes != digest.size_bytes:
             return False
-        if not self._read_back and digest.matches(e_tag):
-            return True
-        return self._sha256_of(key, size_bytes) == digest.sha256
+        matches = not self._read_back and digest.matches(e_tag)
+        if not matches and self._sha256_of(key, size_bytes) != digest.sha256:
+            return False
+        self._sync(key)  # also what an earlier try has put there: it may have ended before it came to this
+        return True
 
     def put(self, key: str, file: BinaryIO, digest: Digest) -> bool:
         """Create an object; False when there is one of other content by now.
@@ -115,30 +129,30 @@ class Store:
         return True
 
     def merge_manifest(self, key: str, entries: list[Entry]) -> int:
-        """Put entries into a manifest; gives how many of its lines were none.
+        """Put entries into a manifest; gives how many of its lines are none.
 
         Raises:
           StoreError
         """
         for _ in range(MANIFEST_TRIES):
-            stored, e_tag = self._get(key)
-            data, broken = merge(stored or b"", entries)
-            if data == stored:
-                return broken
+            stored, version = self._get(key)
+            data, foreign = merge(stored or b"", entries)
             try:
-                self._put_manifest(key, data, stored is None, e_tag)
-                return broken
+                if data != stored:
+                    self._put_manifest(key, data, version)
             except (AlreadyExistsError, PreconditionError):
                 continue  # somebody else has just written it
+            self._sync(key)
+            return foreign
         raise StoreError("somebody else keeps writing this manifest", where=key)
 
-    def _put_manifest(self, key: str, data: bytes, new: bool, e_tag: str | None) -> None:
+    def _put_manifest(self, key: str, data: bytes, version: "UpdateVersion | None") -> None:
         try:
-            if new:
+            if version is None:
                 self._do(lambda: obstore.put(self._store, key, data, mode="create"))
                 return
-            if e_tag is not None:
-                self._do(lambda: obstore.put(self._store, key, data, mode={"e_tag": e_tag}))
+            if version:
+                self._do(lambda: obstore.put(self._store, key, data, mode=version))
                 return
         except NotImplementedError:
             pass  # a folder on a disk cannot replace on a condition
@@ -157,12 +171,19 @@ class Store:
             return None
         return found["size"], found["e_tag"]
 
-    def _get(self, key: str) -> tuple[bytes | None, str | None]:
+    def _get(self, key: str) -> "tuple[bytes | None, UpdateVersion | None]":
+        """Gives an object and what it is replaced by: S3 and Azure compare the etag, Google the version."""
         try:
             found = self._do(lambda: obstore.get(self._store, key))
-            return bytes(self._do(found.bytes)), found.meta["e_tag"]
+            data = bytes(self._do(found.bytes))
         except FileNotFoundError:
             return None, None
+        version: UpdateVersion = {}
+        if (e_tag := found.meta["e_tag"]) is not None:
+            version["e_tag"] = e_tag
+        if (generation := found.meta["version"]) is not None:
+            version["version"] = generation
+        return data, version
 
     def _sha256_of(self, key: str, size_bytes: int) -> str:
         """In ranges: a request has a deadline for the whole of it."""
@@ -182,6 +203,10 @@ class Store:
         if len(part) != length:
             raise StoreError("the server gives less than the object's size", where=key)
         return part
+
+    def _sync(self, key: str) -> None:
+        if self._folder is not None:
+            self._do(partial(sync_object, self._folder, key))
 
     def _do(self, request: Callable[[], T]) -> T:
         """Ask the server; what an error means stays, how it is worded is made readable.

@@ -104,6 +104,7 @@ class Uploader:
         self._going: dict[str, _Pending] = {}  # {file name: ...} removed by retention, not uploaded by then
         self._waiting_since_s: float | None = None
         self._unreadable: set[str] = set()  # file names that were told
+        self._foreign: set[str] = set()  # folders of manifests that were told
         self._stopped = False
         self._limiter = trio.CapacityLimiter(1)
 
@@ -339,10 +340,11 @@ class Uploader:
 
     async def _write_manifest(self, day: str) -> None:
         entries = [of.entry for of in self._progress.uploaded.values() if of.folder == day]
-        broken = await self._ask(partial(self._store.merge_manifest, f"{day}/{MANIFEST}", entries))
-        if broken:
-            logger.warning("lines of a manifest did not read and were left out", extra={"fields": {
-                "sink": self.name, "manifest": f"{day}/{MANIFEST}", "lines": broken,
+        foreign = await self._ask(partial(self._store.merge_manifest, f"{day}/{MANIFEST}", entries))
+        if foreign and day not in self._foreign:
+            self._foreign.add(day)
+            logger.warning("lines of a manifest do not read, and are left as they are", extra={"fields": {
+                "sink": self.name, "manifest": f"{day}/{MANIFEST}", "lines": foreign,
             }})  # fmt: skip
         self._progress.days.discard(day)
         await self._note()

@@ -96,7 +96,7 @@ def test_what_the_kafka_library_takes_as_objects_is_refused(
     path = write(tmp_path, f'[[sinks]]\ntype = "kafka"\nbrokers = ["h:1"]\noptions = {{ "{name}" = "x" }}\n')
     code, _, err = check(path, capsys)
     assert code == EXIT_CONFIG
-    assert f"c.toml:4: sinks[0].options: expected no {name}: the sink depends on its own value" in err
+    assert f"c.toml:4: sinks[0].options: expected no {name}: " in err
 
 
 def test_the_start_says_all_of_it_too(tmp_path: Path, recorded_case: Callable[[str], Path]) -> None:

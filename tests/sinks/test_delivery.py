@@ -444,7 +444,7 @@ async def test_a_disk_that_hangs_keeps_no_memory_from_the_archive(
             await hangs.wait()
         return job()
 
-    world.runner._in_thread = in_thread
+    world.runner._feeder._in_thread = in_thread
     async with world.running():
         for number in range(100):
             world.put(number, size_bytes=300_000)
@@ -473,7 +473,7 @@ async def test_samples_do_not_pile_up_before_a_receiver_that_is_away(
         for at in range(1000):
             world.runner.put(sample(at))
             await trio.sleep(0.01)
-        assert len(world.runner._intake._items) < 50
+        assert len(world.runner._feeder.intake._items) < 50
         await world.deliver_all()
     samples = [parse_sample(of.body) for of in world.receiver.arrived if of.kind == Kind.SAMPLE]
     assert samples[-1].totals.events == 999

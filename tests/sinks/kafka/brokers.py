@@ -99,7 +99,7 @@ def create_topics(
     """Creates topics as docs/kafka.md says."""
     admin = AdminClient({"bootstrap.servers": address, "logger": SILENT, **(properties or {})})
     wanted = [NewTopic(name, num_partitions=4) for name in topics]
-    wanted.append(NewTopic(maps_topic, num_partitions=1, config={"cleanup.policy": "compact"}))
+    wanted.append(NewTopic(maps_topic, num_partitions=1, config={"cleanup.policy": "compact,delete"}))
     for done in admin.create_topics(wanted, operation_timeout=START_S).values():
         try:
             done.result(START_S)

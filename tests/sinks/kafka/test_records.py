@@ -13,6 +13,8 @@ from sinks.kafka.records import Message, RepeatedMaps, TopicMaps
 from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of
 
+LIMIT = 1_000_000
+
 
 def messages_of(path: Path, maps: TopicMaps | RepeatedMaps) -> list[Message]:
     return [message for parcel in parcels_of(path) for message in maps.messages(parcel)]
@@ -21,10 +23,14 @@ def messages_of(path: Path, maps: TopicMaps | RepeatedMaps) -> list[Message]:
 def rebuild(messages: list[Message], folder: Path) -> Rebuilder:
     folder.mkdir()
     rebuilder = Rebuilder()
+    early = {}  # {run: what came before its header}
     for message in messages:
         for piece in rebuilder.add(message.headers, message.value):
+            if piece.header is None:
+                early[piece.run] = early.get(piece.run, b"") + piece.data
+                continue
             with open(folder / (build_name(piece.header) + ".part"), "ab") as file:
-                file.write(piece.data)
+                file.write(piece.data + early.pop(piece.run, b""))
     recover_folder(folder)
     return rebuilder
 
@@ -57,7 +63,7 @@ def test_maps_are_keyed_so_that_compaction_keeps_what_each_run_needs(tmp_path: P
 @pytest.mark.parametrize("repeat", [False, True])
 def test_a_segment_is_rebuilt_from_its_messages(repeat: bool, tmp_path: Path) -> None:
     path = make_segment(tmp_path / "a")
-    maps = RepeatedMaps("h", "t") if repeat else TopicMaps("h", "t", "m")
+    maps = RepeatedMaps("h", "t", LIMIT) if repeat else TopicMaps("h", "t", "m")
     messages = messages_of(path, maps)
     rebuild(messages, tmp_path / "b")
     assert counts_of(tmp_path / "b") == counts_of(tmp_path / "a") == {"made:every": 100, "made:plain": 100}
@@ -72,14 +78,14 @@ def test_a_message_that_comes_twice_counts_once(tmp_path: Path) -> None:
 
 def test_one_stream_alone_decodes_where_maps_are_repeated(tmp_path: Path) -> None:
     """A consumer of one partition has no other messages than these."""
-    messages = messages_of(make_segment(tmp_path / "a"), RepeatedMaps("h", "t"))
+    messages = messages_of(make_segment(tmp_path / "a"), RepeatedMaps("h", "t", LIMIT))
     rebuild([m for m in messages if m.key == b"h/main/1"], tmp_path / "b")
     assert sum(counts_of(tmp_path / "b").values()) == 100
 
 
 def test_maps_are_repeated_after_each_header_and_after_a_failure(tmp_path: Path) -> None:
     parcels = parcels_of(make_segment(tmp_path))
-    maps = RepeatedMaps("h", "t")
+    maps = RepeatedMaps("h", "t", LIMIT)
     for parcel in parcels:
         list(maps.messages(parcel))
     block = parcels[-1]
@@ -93,14 +99,40 @@ def test_maps_are_repeated_after_each_header_and_after_a_failure(tmp_path: Path)
     assert [dict(m.headers)["kind"] for m in maps.messages(block)] == [b"header", b"block"]
 
 
+def test_a_map_above_the_limit_is_given_once_and_told_to_no_stream(tmp_path: Path) -> None:
+    parcels = parcels_of(make_segment(tmp_path))
+    large = max((p for p in parcels if p.stream is None), key=lambda p: len(p.body))
+    maps = RepeatedMaps("h", "t", len(large.body))
+    given = [m for parcel in parcels for m in maps.messages(parcel) if m.value == large.body]
+    assert [m.repeats for m in given] == [None]
+    assert given[0].size_bytes > len(large.body)
+
+
 def test_what_is_not_ours_is_left_out_and_what_is_broken_is_told() -> None:
     rebuilder = Rebuilder()
     assert list(rebuilder.add([("format", b"other/1")], b"x")) == []
     assert list(rebuilder.add([], b"")) == []
     assert rebuilder.foreign == 2
-    ours = [("format", b"ftrace-segment/1"), ("run", b"00")]
+    ours = [("format", b"ftrace-segment/1"), ("run", b"00" * 16)]
     with pytest.raises(SegmentError, match="without instance"):
         list(rebuilder.add([*ours, ("kind", b"block")], b"\x80"))
     with pytest.raises(SegmentError, match="object"):
         list(rebuilder.add([*ours, ("kind", b"object")], b"\xc1"))
-    assert rebuilder.headless == ["00"]
+    with pytest.raises(SegmentError, match="no id of a run"):
+        list(rebuilder.add([*ours[:1], ("run", b"../../x"), ("kind", b"gap")], b"\x80"))
+    assert rebuilder.headless == ["00" * 16]
+
+
+def test_a_header_of_another_run_is_no_header(tmp_path: Path) -> None:
+    message = next(m for m in messages_of(make_segment(tmp_path), TopicMaps("h", "t", "m")) if m.is_map)
+    headers = [*(of for of in message.headers if of[0] != "run"), ("run", b"11" * 16)]
+    with pytest.raises(SegmentError, match="of another run"):
+        list(Rebuilder().add(headers, message.value))
+
+
+def test_blocks_that_come_before_their_header_are_not_lost(tmp_path: Path) -> None:
+    """As behind a retention that took the beginning of a topic in which maps are repeated."""
+    messages = messages_of(make_segment(tmp_path / "a"), TopicMaps("h", "t", "m"))
+    maps = [m for m in messages if m.is_map]
+    rebuild([m for m in messages if not m.is_map] + maps, tmp_path / "b")
+    assert counts_of(tmp_path / "b") == counts_of(tmp_path / "a")

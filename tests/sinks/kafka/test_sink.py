@@ -18,6 +18,7 @@ from confluent_kafka import Consumer
 from collector.batch import Delivery
 from collector.errors import ConfigError
 from sinks.base import Parcel, SinkContext
+from sinks.kafka import sink as sink_module
 from sinks.kafka.consume import Rebuilt, _ends, _headers, _messages, rebuild_archive
 from sinks.kafka.sink import KafkaConfig, KafkaSink, build
 from sinks.tls import build_server_context
@@ -200,7 +201,7 @@ async def test_a_message_above_the_limit_is_rejected_with_its_size(tmp_path: Pat
         async with running(address, message_max_bytes=16384) as sink:
             assert await sink.deliver(parcels) is Delivery.DELIVERED
             assert await sink.deliver([big]) is Delivery.REJECTED
-            assert "a block of 20" in (sink.state.last_error or "")
+            assert "of kind block" in (sink.state.last_error or "")
             assert "message_max_bytes (16384)" in (sink.state.last_error or "")
             assert await sink.deliver(parcels[-1:]) is Delivery.DELIVERED
 
@@ -329,7 +330,18 @@ async def test_nothing_overtakes_a_batch_that_failed(tansu: Tansu, segment: Path
     [
         ({"brokers": ()}, "at least one HOST:PORT"),
         ({"brokers": ("kafka",)}, "HOST:PORT such as"),
-        ({"options": {"acks": 0}}, "no acks"),
+        ({"options": {"acks": 0}}, "no acks: what is not acknowledged by all"),
+        ({"options": {"delivery.report.only.error": True}}, "each message's acknowledgement is waited for"),
+        ({"options": {"enabled_events": 65535}}, "each message's acknowledgement is waited for"),
+        ({"options": {"on_delivery": "x"}}, "each message's acknowledgement is waited for"),
+        ({"options": {"partitioner": "random"}}, "a CPU's blocks lose their order"),
+        ({"options": {"default.topic.config": "x"}}, "stand in options themselves"),
+        ({"options": {"logger": "x"}}, "log is the collector's"),
+        ({"options": {"transactional.id": "x"}}, "no transactions"),
+        ({"options": {"enable.gapless.guarantee": True}}, "sends again"),
+        ({"options": {"linger.ms": 5}}, "the sink makes the batches"),
+        ({"options": {"test.mock.num.brokers": 1}}, "librdkafka's own tests"),
+        ({"options": {"dr_msg_cb": 1}}, "callbacks"),
         ({"options": {"enable.ssl.certificate.verification": False}}, "tls.verify"),
         ({"options": {"sasl.password": "x"}}, "secret_options"),
         ({"secret_options": {"acks": {"file": "f"}}}, "no acks"),
@@ -347,6 +359,27 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], expecte
 async def test_an_option_that_librdkafka_does_not_know_is_an_error_at_the_start() -> None:
     config = KafkaConfig.model_validate({"type": "kafka", "brokers": ("h:1",), "options": {"made.up": 1}})
     with pytest.raises(ConfigError, match=r"No such configuration property.*made.up"):
+        build(config, SinkContext("h", "1"))
+
+
+@pytest.mark.parametrize("options", [{"retries": 0}, {"max.in.flight": 6}, {"queuing.strategy": "lifo"}])
+def test_what_an_idempotent_producer_cannot_have_librdkafka_refuses(options: dict[str, Any]) -> None:
+    """So these need no rule of ours: order and nothing lost depend on them."""
+    config = KafkaConfig.model_validate({"type": "kafka", "brokers": ("h:1",), "options": options})
+    with pytest.raises(ConfigError, match=r"must be set .*enable\.idempotence"):
+        build(config, SinkContext("h", "1"))
+
+
+@pytest.mark.parametrize("error", [TypeError("not a callable"), AttributeError("no such thing")])
+def test_what_the_binding_does_not_expect_ends_the_start_with_a_message(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sink_module, "Producer", refuse)
+    config = KafkaConfig.model_validate({"type": "kafka", "brokers": ("h:1",)})
+    with pytest.raises(ConfigError, match=str(error)):
         build(config, SinkContext("h", "1"))
 
 

@@ -15,7 +15,7 @@ from sinks.objectstore.digest import count_events, read_digest, read_entry
 from sinks.objectstore.manifest import Entry, InstancePart, build_manifest, merge
 from sinks.objectstore.names import build_folder, date_of, other_name, quote_part
 from sinks.objectstore.progress import Progress, Uploaded, build_progress, parse_progress, read_progress, write_progress
-from sinks.objectstore.sink import ObjectStoreConfig
+from sinks.objectstore.sink import ObjectStoreConfig, endpoint_of
 from sinks.objectstore.store import explain
 from tests.sinks.made import make_segment
 
@@ -66,16 +66,35 @@ def test_a_manifest_is_the_same_however_it_came_about() -> None:
     assert [json.loads(line)["name"] for line in whole.splitlines()] == ["a.ftseg", "b.ftseg", "c.ftseg"]
 
 
-def test_lines_that_are_none_are_counted_and_left_out() -> None:
-    stored = build_manifest([ENTRY]) + b"{}\n\xff\n[1]\n"
-    merged, broken = merge(stored, [])
-    assert broken == 3
-    assert merged == build_manifest([ENTRY])
+def test_lines_that_are_none_are_counted_and_stay_as_they_are() -> None:
+    """A later version's entry without what this one asks for, and damage: each may be all that somebody has."""
+    foreign = b'{"name":"z.ftseg","size":5,"version":2}\n\xff\x85\n[1]\n'
+    merged, count = merge(foreign, [ENTRY])
+    assert (merged, count) == (build_manifest([ENTRY]) + foreign, 3)
+    assert merge(merged + b"[1]\n\n", [ENTRY]) == (merged, 3)
 
 
-def test_a_later_version_may_add_keys() -> None:
-    line = json.dumps({**json.loads(build_manifest([ENTRY])), "new": 1}).encode()
-    assert merge(line, []) == (build_manifest([ENTRY]), 0)
+def test_keys_of_a_later_version_stay() -> None:
+    line = json.dumps({**json.loads(build_manifest([ENTRY])), "new": 1}).encode() + b"\n"
+    assert merge(line, []) == (line, 0)
+    assert merge(line, [replace(ENTRY, name="b.ftseg")])[0].startswith(line)
+    assert merge(line, [ENTRY]) == (build_manifest([ENTRY]), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"endpoint": "http://x"}, "http://x"),
+        ({"metadata_endpoint": "http://m", "AWS_Endpoint_URL": "http://x"}, "http://x"),
+        ({"azure_storage_endpoint": "http://x"}, "http://x"),
+        ({"google_base_url": "http://x"}, "http://x"),
+        ({"sts_endpoint": "http://x"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_address_of_a_service_goes_by_several_names(options: dict[str, str], expected: str) -> None:
+    settings = {"type": "objectstore", "url": "s3://bucket", "options": options}
+    assert endpoint_of(ObjectStoreConfig.model_validate(settings)) == expected
 
 
 def test_what_a_segment_says_of_itself(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,10 +26,10 @@ from sinks.objectstore.sink import ObjectStoreConfig, build, build_store
 from sinks.objectstore.store import Store
 from sinks.objectstore.uploader import Uploader
 from tests.sinks.made import counts_of, make_segment
-from tests.sinks.objectstore.servers import KEY, SECRET, Server, free_port, rclone, seaweedfs
+from tests.sinks.objectstore.places import DAY, Place, is_uploaded, running, upload_all, wait_for
+from tests.sinks.objectstore.servers import Server, free_port, rclone, seaweedfs
 from tests.sinks.proxy import Proxy
 
-DAY = "h/main/2023-11-14"
 GOOGLE_KEY = '{"private_key": "made", "private_key_id": "made", "client_email": "made@example", "disable_oauth": true}'
 
 
@@ -59,67 +58,9 @@ def folder_store(tmp_path: Path) -> ObjectStoreConfig:
     )
 
 
-class Place:
-    """A folder of its own in a bucket, and how to look into it."""
-
-    def __init__(self, url: str, folder: str, secret: Path) -> None:
-        secret.write_text(SECRET + "\n")
-        self.settings: dict[str, Any] = {
-            "type": "objectstore", "url": f"s3://bucket/{folder}", "scan_interval_s": 0.05, "retry_first_s": 0.05,
-            "retry_max_s": 0.2, "request_timeout_s": 30.0,
-            "options": {"endpoint": url, "access_key_id": KEY, "region": "us-east-1"},
-            "secret_options": {"secret_access_key": {"file": str(secret)}},
-        }  # fmt: skip
-
-    def config(self, **changes: Any) -> ObjectStoreConfig:
-        return ObjectStoreConfig.model_validate({**self.settings, **changes})
-
-    @property
-    def store(self) -> Any:
-        return build_store(self.config())
-
-    def keys(self) -> list[str]:
-        return sorted(of["path"] for batch in obstore.list(self.store) for of in batch)
-
-    def read(self, key: str) -> bytes:
-        return bytes(obstore.get(self.store, key).bytes())
-
-    def put(self, key: str, data: bytes) -> None:
-        obstore.put(self.store, key, data)
-
-
 @pytest.fixture
 def place(weed: Server, tmp_path: Path) -> Place:
     return Place(weed.url, tmp_path.name, tmp_path / "secret")
-
-
-@asynccontextmanager
-async def running(config: ObjectStoreConfig, archive: Path) -> AsyncIterator[Uploader]:
-    archive.mkdir(exist_ok=True)
-    uploader = build(config, SinkContext("h", "1", archive))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(uploader.run)
-        yield uploader
-        nursery.cancel_scope.cancel()
-
-
-async def wait_for(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    with trio.fail_after(timeout_s):
-        while not true():
-            await trio.sleep(0.02)
-
-
-async def upload_all(config: ObjectStoreConfig, archive: Path) -> Uploader:
-    """As a daemon that starts and stops."""
-    uploader = build(config, SinkContext("h", "1", archive))
-    with trio.fail_after(60):
-        await uploader.drain()
-    assert uploader.state.last_error is None, uploader.state
-    return uploader
-
-
-def is_uploaded(uploader: Uploader, path: Path) -> bool:
-    return uploader.is_acknowledged(path)
 
 
 async def test_what_is_sealed_is_uploaded_with_a_manifest_of_its_day(
@@ -145,6 +86,17 @@ async def test_what_is_sealed_is_uploaded_with_a_manifest_of_its_day(
     assert [(line.name, line.segment, line.events) for line in lines] == [(first.name, 0, 200), (second.name, 1, 200)]
     with open(second, "rb") as file:
         assert lines[1].sha256 == read_digest(file, 1000).sha256
+
+
+async def test_the_endpoint_by_another_of_its_names(place: Place, archive: Path) -> None:
+    path = make_segment(archive)
+    options = place.settings["options"]
+    options["endpoint_url"] = options.pop("endpoint")
+    assert is_uploaded(await upload_all(place.config(), archive), path)
+    other = {**options, "endpoint_url": f"http://127.0.0.1:{free_port()}"}
+    with trio.fail_after(60):
+        await (elsewhere := build(place.config(options=other), SinkContext("h", "1", archive))).drain()
+    assert not is_uploaded(elsewhere, path)  # what is at one place is not at another
 
 
 async def test_a_restart_goes_on_where_it_was(place: Place, archive: Path) -> None:
@@ -178,8 +130,9 @@ async def test_a_manifest_that_was_lost_or_damaged_is_written_again(place: Place
     place.put(f"{DAY}/manifest.jsonl", b"garbage\n")
     second = make_segment(archive, number=1)
     await upload_all(place.config(), archive)
-    lines = [parse_line(line).name for line in place.read(f"{DAY}/manifest.jsonl").decode().splitlines()]
-    assert lines == [first.name, second.name]
+    *lines, last = place.read(f"{DAY}/manifest.jsonl").decode().splitlines()
+    assert [parse_line(line).name for line in lines] == [first.name, second.name]
+    assert last == "garbage"
 
 
 async def test_segments_that_are_gone_from_the_archive_stay_in_the_manifest(place: Place, archive: Path) -> None:
