@@ -209,6 +209,7 @@ def test_metrics_say_what_came(tmp_path: Path, parcels: list[Parcel]) -> None:
     assert found["accepted_connections_total"] == 2
     assert found['refused_connections_total{reason="malformed"}'] == 1
     assert found['refused_connections_total{reason="full"}'] == 0
+    assert 0 < found["held_bytes"] < found["held_limit_bytes"] == 1 << 30
 
 
 def test_an_address_in_use_is_said(tmp_path: Path) -> None:
@@ -228,6 +229,7 @@ def test_an_address_in_use_is_said(tmp_path: Path) -> None:
         (["--listen", "nowhere", "--output", "x"], 78, "HOST:PORT or unix:PATH"),
         (["--listen", "127.0.0.1:1", "--output", "x", "--client-ca", "y"], 64, "--cert FILE"),
         (["--listen", "127.0.0.1:1", "--output", "x", "--cert", "missing.pem"], 78, "missing.pem"),
+        (["--listen", "127.0.0.1:1", "--output", "x", "--max-memory-bytes", "1000"], 64, "at least 67108864"),
     ],
 )
 def test_a_wrong_command_line_is_told(words: list[str], code: int, message: str, tmp_path: Path) -> None:
