@@ -12,6 +12,13 @@ SYNCS = ("fdatasync", "fsync", "fsync_folder")  # of disk.py
 # What comes to one of these in the end: such a call is a site of its own, and without it none below it is done.
 LEADING_TO_SYNCS = ("sync", "_sync", "replace_file", "write_cursor")
 
+# Not modelled here, for what is synced there is written past disk.py; {module: why}.
+ELSEWHERE = {
+    "sinks/kafka/consume.py": "what it writes is in Kafka, and is made again from there",
+    "sinks/objectstore/durable.py": "obstore writes the files; tests/sinks/objectstore/test_stores.py takes each away",
+    "sinks/objectstore/store.py": "as durable.py",
+}
+
 
 def durable_files() -> list[Path]:
     """The modules that may write durable files."""
@@ -23,6 +30,7 @@ def sync_sites() -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in durable_files()
+        if str(path.relative_to(ROOT)) not in ELSEWHERE
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and (called(node.func) in SYNCS or name_of(node.func) in LEADING_TO_SYNCS)
     ]
