@@ -57,7 +57,7 @@ class _Table:
 class HostNames:
     """Formats of all instances, kernel symbols and the names of threads.
 
-    Used by the archive's thread alone.
+    Used by one thread at a time: see SharedMaps.
 
     Args:
       tree: the top of tracefs, or of a recorded tree.

@@ -7,7 +7,7 @@ The kernel's own symbols come first and sorted; those of modules, trampolines an
 any order. So the first part (100,000 lines and more) is searched where it lies, by halving the
 bytes and looking at the line there, and only the rest is parsed: nothing costs time before the
 first lookup, and there is no object per symbol. Parsing it all took 0.15 s of CPU, a lookup takes
-20 µs, and an archive asks for some hundred.
+20 µs, and an archive asks for some hundred, each sink for the same ones again: those are remembered.
 
 Source: kernel/kallsyms.c, s_show(); kernel/trace/trace_printk.c, t_show().
 """
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 _MAX_OFFSET = 1 << 20
 # Symbols that mark an end: an address behind them belongs to nothing.
 _BORDERS = frozenset({b"_end", b"_etext", b"_einittext", b"__bss_stop"})
+# Answers that are remembered; to go through a table again costs more than to begin anew now and then.
+_MOST_KNOWN = 1 << 15
 # Absolute values (per-CPU offsets at 0, version marks) are not addresses.
 _ABSOLUTE = b"aA"
 
@@ -42,7 +44,7 @@ class Symbol:
 class SymbolTable:
     """The symbols of one boot. Addresses differ from boot to boot, and modules come and go."""
 
-    __slots__ = ("_core_end", "_data", "_hidden", "_module_addresses", "_module_starts")
+    __slots__ = ("_core_end", "_data", "_hidden", "_known", "_module_addresses", "_module_starts")
 
     def __init__(self, data: bytes, core_end: int, addresses: "array[int]", starts: "array[int]", hidden: bool) -> None:
         """Use `parse`."""
@@ -51,6 +53,7 @@ class SymbolTable:
         self._module_addresses = addresses  # sorted
         self._module_starts = starts  # start of each one's line in `data`
         self._hidden = hidden
+        self._known: dict[int, Symbol | None] = {}  # {address: what lies there}
 
     @classmethod
     def parse(cls, kallsyms: bytes) -> "SymbolTable":
@@ -81,6 +84,14 @@ class SymbolTable:
         """The symbol that `address` lies in, or None. Of several at one address the file's first."""
         if self._hidden or address <= 0:
             return None
+        if address in self._known:
+            return self._known[address]
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        found = self._known[address] = self._look_up(address)
+        return found
+
+    def _look_up(self, address: int) -> Symbol | None:
         best_address, best_start = self._find_core(address)
         index = bisect_right(self._module_addresses, address) - 1
         if index >= 0 and self._module_addresses[index] > best_address:

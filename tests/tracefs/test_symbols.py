@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from collector.tracefs import symbols as symbols_module
 from collector.tracefs.symbols import Symbol, SymbolTable, parse_printk_formats
 
 KALLSYMS = b"""\
@@ -123,3 +124,16 @@ def test_printk_formats_undo_c_escapes() -> None:
         0xFFFFFFFF82000010: 'line\n\ttab "quoted" back\\slash \x1b[0m A',
         0xFFFFFFFF82000020: "",
     }
+
+
+def test_what_was_asked_before_is_answered_the_same_however_much_was_asked_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(symbols_module, "_MOST_KNOWN", 8)
+    table = SymbolTable.parse(KALLSYMS)
+    asked = [0xFFFFFFFF81000000 + at for at in range(0, 0x420, 0x20)]
+    first = [table.lookup(address) for address in asked]
+    assert [table.lookup(address) for address in asked] == first
+    assert first[0] == Symbol("_stext", 0, None)
+    assert first[-1] is None
+    assert len(table._known) <= 8
