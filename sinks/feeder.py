@@ -21,6 +21,10 @@ from sinks.untold import Untold
 from sinks.window import Window
 
 TICK_S = 1.0
+# From one append to the next, unless there is much: each wakes the loop several times and a thread, and of a busy CPU a
+# block comes a hundred times a second. Under the load of syscalls that was a tenth of what the daemon took in all.
+GATHER_S = 0.05
+GATHER_BYTES = 1 << 20
 HANGS_S = 5.0  # a job of the log that takes so long is not the disk's usual pace
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -48,6 +52,7 @@ class Feeder:
         self._run = b""
         self._busy_since_s: float | None = None  # a job is in the log's thread
         self._closing = False
+        self._appended_s = -math.inf  # when the last append began
         self._lock = trio.Lock()  # the order of the jobs is the order in which their results are taken
         self._more = trio.Event()  # for absorb(): items, room, or the end
 
@@ -84,6 +89,8 @@ class Feeder:
         while self.intake or self._untold or not self._closing:
             if self._closing:
                 self._tell_untold()
+            if self.intake.size_bytes < GATHER_BYTES and not self._closing:
+                await trio.sleep_until(self._appended_s + GATHER_S)
             chunk = self._chunk()
             if not chunk:
                 self._more = trio.Event()
@@ -163,17 +170,11 @@ class Feeder:
             self._busy_since_s = None
 
     async def _append(self, chunk: Sequence[Item]) -> int:
-        # Without the checkpoint of acquire(): this is once for each block, and a turn of the loop costs as much again.
-        try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._lock.acquire()
-        try:
+        async with self._lock:
+            self._appended_s = trio.current_time()
             done: Appended = await self._ask(partial(self._log.append, chunk, self._window.handed))
             self.intake.take(done.taken)
             self._take_in(done)
-        finally:
-            self._lock.release()
         return done.taken
 
     def _chunk(self) -> list[Item]:

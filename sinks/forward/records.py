@@ -245,7 +245,10 @@ def _common(host: str, run: bytes, instance: str, cpu: int) -> dict[str, object]
 
 def _pack(value: object) -> bytes:
     """Encodes one object; text in it that is not UTF-8 gets U+FFFD, for not every receiver takes the bytes."""
-    return bytes(msgpack.packb(_readable(value)))
+    try:
+        return bytes(msgpack.packb(value))
+    except UnicodeEncodeError:
+        return bytes(msgpack.packb(_readable(value)))
 
 
 def _readable(value: object) -> object:
