@@ -102,7 +102,7 @@ def run_pass(blocks: list[Packed]) -> Pass:
         rows_s += end_s - middle_s
         for piece in pieces:
             rows_bytes += len(piece)
-            gzip_bytes += len(compress_entries(piece, zlib.Z_BEST_SPEED))
+            gzip_bytes += len(compress_entries([piece], zlib.Z_BEST_SPEED))
         gzip_s += time.process_time() - end_s
     return Pass(decompress_s, rows_s, gzip_s, rows_bytes, gzip_bytes)
 

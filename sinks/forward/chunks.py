@@ -1,6 +1,7 @@
 """What a chunk holds: parcels as they are, or rows; and how many of them. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from collector.archive.frame import Kind
@@ -65,6 +66,14 @@ def build_parcel_row(parcel: Parcel, now_ns: int) -> Rows:
     return Rows(build_row(now_ns, record), 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What goes into one message."""
+
+    rows: Sequence[bytes]  # one behind the other
+    count: int  # of the rows
+
+
 class Chunks:
     """Joins pieces: as many as fit into the limit, or one that alone is larger.
 
@@ -77,17 +86,17 @@ class Chunks:
         self._limit_bytes = limit_bytes
         self._behind: Rows | None = None
 
-    def next(self) -> Rows | None:
+    def next(self) -> Chunk | None:
         """The next chunk, None behind the last; errors of the pieces come through."""
         held: list[bytes] = []
         size_bytes = count = 0
         while (piece := self._behind or next(self._pieces, None)) is not None:
             if held and size_bytes + len(piece.data) > self._limit_bytes:
                 self._behind = piece
-                return Rows(b"".join(held), count)
+                return Chunk(held, count)
             self._behind = None
             held.append(piece.data)
             size_bytes += len(piece.data)
             count += piece.count
         self.is_at_end = True
-        return Rows(b"".join(held), count) if held else None
+        return Chunk(held, count) if held else None

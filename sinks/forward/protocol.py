@@ -20,7 +20,7 @@ Source: github.com/fluent/fluentd/wiki/Forward-Protocol-Specification-v1.
 import hashlib
 import hmac
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,13 @@ class Credentials:
     password: str = ""
 
 
-def compress_entries(entries: bytes, level: int) -> bytes:
-    """Give gzip of it, the same for the same bytes: without a time."""
+def compress_entries(entries: Sequence[bytes], level: int) -> bytes:
+    """Give gzip of all together, the same for the same bytes: without a time."""
     packer = zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    return packer.compress(entries) + packer.flush()
+    return b"".join((*map(packer.compress, entries), packer.flush()))
 
 
-def build_chunk(tag: str, entries: bytes, count: int, chunk: str, *, is_gzip: bool) -> bytes:
+def build_chunk(tag: str, entries: Sequence[bytes], count: int, chunk: str, *, is_gzip: bool) -> bytes:
     """Give one message.
 
     Args:
@@ -83,9 +83,9 @@ def build_chunk(tag: str, entries: bytes, count: int, chunk: str, *, is_gzip: bo
     option: dict[str, object] = {"chunk": chunk, "size": count}
     if is_gzip:
         option["compressed"] = "gzip"
-    size = len(entries)
+    size = sum(map(len, entries))
     head = b"\xc4" + size.to_bytes(1, "big") if size < 256 else b"\xc6" + size.to_bytes(4, "big")
-    return b"\x93" + pack(tag) + head + entries + pack(option)
+    return b"".join((b"\x93", pack(tag), head, *entries, pack(option)))
 
 
 def build_ping(helo: Helo, credentials: Credentials, salt: str) -> bytes:

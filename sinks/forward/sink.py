@@ -23,10 +23,10 @@ from collector.batch import Delivery
 from collector.config_types import KIB, MIB, Auto, Section
 from collector.errors import SegmentError
 from sinks.base import Parcel, SinkContext, TransportState
-from sinks.forward.chunks import BlockBuilder, Builder, Chunks, build_parcel_row
+from sinks.forward.chunks import BlockBuilder, Builder, Chunk, Chunks, build_parcel_row
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
-from sinks.forward.records import RecordBuilder, Rows
+from sinks.forward.records import RecordBuilder
 from sinks.forward.settled import Settled
 from sinks.options import Seconds, SinkCommon, SinkType
 from sinks.retry import Backoff
@@ -331,8 +331,8 @@ class ForwardTransport:
         """(name, message) of the next chunk, None behind the last."""
 
         def make() -> tuple[str, bytes] | None:
-            rows = chunks.next()
-            return None if rows is None else self._pack(rows)
+            chunk = chunks.next()
+            return None if chunk is None else self._pack(chunk)
 
         if chunks.is_at_end:
             return None  # and no hop for it
@@ -340,12 +340,12 @@ class ForwardTransport:
             return make()  # copies some bytes: a hop to a thread would cost more
         return await trio.to_thread.run_sync(make, limiter=self._thread)
 
-    def _pack(self, rows: Rows) -> tuple[str, bytes]:
+    def _pack(self, chunk: Chunk) -> tuple[str, bytes]:
         options = self._options
         name = base64.b64encode(secrets.token_bytes(16)).decode()
         is_gzip = options.is_gzip
-        entries = compress_entries(rows.data, options.gzip_level) if is_gzip else rows.data
-        return name, build_chunk(options.tag, entries, rows.count, name, is_gzip=is_gzip)
+        entries = [compress_entries(chunk.rows, options.gzip_level)] if is_gzip else chunk.rows
+        return name, build_chunk(options.tag, entries, chunk.count, name, is_gzip=is_gzip)
 
 
 async def _put(connection: Connection, chunk: tuple[str, bytes]) -> _Sent:

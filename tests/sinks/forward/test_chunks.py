@@ -23,6 +23,6 @@ def test_chunks_are_as_large_as_the_limit_lets_them(pieces: list[int], chunks: l
     while (chunk := made.next()) is not None:
         found.append(chunk)
         assert made.is_at_end == (len(found) == len(chunks))  # it is known with the last one
-    assert [len(chunk.data) for chunk in found] == chunks
+    assert [sum(map(len, chunk.rows)) for chunk in found] == chunks
     assert sum(chunk.count for chunk in found) == len(pieces)
     assert made.is_at_end

@@ -33,7 +33,7 @@ def hex_of(*parts: bytes) -> str:
 @pytest.mark.parametrize("is_gzip", [False, True])
 def test_a_chunk_is_packed_forward(size: int, is_gzip: bool) -> None:
     entries = random.Random(size).randbytes(size)
-    sent = compress_entries(entries, 1) if is_gzip else entries
+    sent = [compress_entries([entries[:10], entries[10:]], 1)] if is_gzip else [entries[:10], entries[10:]]
     tag, body, option = msgpack.unpackb(build_chunk("a.b", sent, 7, "aWQ=", is_gzip=is_gzip))
     assert tag == "a.b"
     assert (gzip.decompress(body) if is_gzip else body) == entries
@@ -41,7 +41,7 @@ def test_a_chunk_is_packed_forward(size: int, is_gzip: bool) -> None:
 
 
 def test_compressing_the_same_twice_gives_the_same() -> None:
-    assert compress_entries(b"abc" * 1000, 6) == compress_entries(b"abc" * 1000, 6)
+    assert compress_entries([b"abc"] * 1000, 6) == compress_entries([b"abc" * 1000], 6)
 
 
 @pytest.mark.parametrize("auth", [b"", b"salt-for-passwords"])
