@@ -65,7 +65,7 @@ async def test_a_chunk_that_the_server_drops_is_noticed_though_it_takes_those_be
 
         async def deliver() -> None:
             answers.append(await transport.deliver(parcels))
-            assert f"no acknowledgement within {TIMEOUT_S} s" in str(transport.state.last_error)
+            assert f"no acknowledgement within {TIMEOUT_S:g} s" in str(transport.state.last_error)
 
         with trio.fail_after(20):
             async with trio.open_nursery() as inner:
