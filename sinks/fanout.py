@@ -121,10 +121,11 @@ class Fanout:
         """Give the gaps of a block to those who are given nothing else of it."""
         for route in routes:
             if route.takes(block.stream.instance, block.stream.cpu):
-                for gap in block.gaps:
+                for at, gap in enumerate(block.gaps):
                     route.runner.put(Note(NoteKind.GAP, block.stream, {
                         "cause": OVERRUN, "count": gap.lost, "from_ts": block.first_ts, "to_ts": block.last_ts,
-                        "detail": f"in block {block.number}, of which nothing passes the filter",
+                        # With the number nothing else says the same: what comes again is known by that.
+                        "detail": f"gap {at} in block {block.number}, of which nothing passes the filter",
                     }))  # fmt: skip
 
     @property
