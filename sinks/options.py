@@ -54,7 +54,7 @@ class SinkCommon(SinkSection):
     # The header and the names that blocks need are sent again this often: who begins to listen waits as long.
     repeat_interval_s: Annotated[float, Field(ge=1, le=86400)] = 300.0
     # What is not a batch waits so long for more: a busy daemon is woken less often, and its receiver too.
-    linger_s: Annotated[float, Field(ge=0, le=10)] = 0.1
+    linger_s: Annotated[float, Field(ge=0, le=10)] = 0.25
     request_timeout_s: Seconds = 30.0  # for a connection, and for an acknowledgement
     retry_first_s: Seconds = 0.5  # the first wait after a failure; it doubles
     retry_max_s: Seconds = 30.0

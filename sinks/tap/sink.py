@@ -39,6 +39,7 @@ class TapOptions(SinkCommon):
 
     type: Literal["tap"]
     when_full: WhenFull = "drop_oldest"  # what nobody has taken in time is in the archive
+    linger_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     address: str = "unix:/run/ftrace-collector/tap.sock"  # unix:PATH, for owner and group
     subscriber_bytes: Annotated[int, Field(ge=MIB)] = 16 * MIB  # a subscriber that is so far behind is ended
     max_subscribers: Annotated[int, Field(ge=1, le=1024)] = 8
