@@ -1,7 +1,7 @@
 """What many simulated hosts are fed with: blocks that a daemon has made, under the name of each."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from collector.archive.bodies import parse_block
 from collector.archive.fields import pack, unpack
 from collector.archive.frame import Kind
 from collector.archive.reader import list_segments, open_segment
+from collector.archive.records import FormatMaps
 from collector.archive.segment import build_header
 from collector.archive.totals import StreamId, Totals
 from collector.batch import Block, Note, StreamKey
@@ -29,7 +30,7 @@ class Job:
     seconds: float
 
 
-class Recorded:
+class Recorded(FormatMaps):
     """The blocks of an archive, and the names they need."""
 
     def __init__(self, archive: Path) -> None:
@@ -63,21 +64,6 @@ class Recorded:
 
     def format_object(self, format_id: bytes) -> bytes:
         return self._formats[format_id]
-
-    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
-        return {}
-
-    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
-        return {}
-
-    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
-        return {}
-
-    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
-        return {}
-
-    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
-        return {}
 
 
 class Context:

@@ -54,6 +54,25 @@ class MapSource(Protocol):
         ...
 
 
+class FormatMaps:
+    """Names where only the formats are looked up: all other objects come as records of their own."""
+
+    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
+        return {}
+
+    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
+        return {}
+
+    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
+        return {}
+
+    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
+        return {}
+
+    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
+        return {}
+
+
 class SharedMaps:
     """Names for several writers in threads of their own, from a source that is not safe to use from two at once.
 

@@ -1,7 +1,7 @@
 """The names that a sender has sent since its last header: what the next segments begin with, and their blocks need."""
 
-from collections.abc import Collection, Mapping
 
+from collector.archive.records import FormatMaps
 from collector.errors import SegmentError
 from sinks.stream.checks import parse_small_format
 
@@ -11,7 +11,7 @@ MAX_NAMES_BYTES = 32 << 20
 NAME_BYTES = 200  # that one takes in memory beside its body, about
 
 
-class Names:
+class Names(FormatMaps):
     """Formats are written before the first block that needs them, all other objects as they come."""
 
     def __init__(self) -> None:
@@ -65,18 +65,3 @@ class Names:
 
     def format_object(self, format_id: bytes) -> bytes:
         return self._formats[format_id]
-
-    def symbols(self, addresses: Collection[int]) -> Mapping[int, tuple[str, int, str]]:
-        return {}
-
-    def printk(self, addresses: Collection[int]) -> Mapping[int, str]:
-        return {}
-
-    def tgids(self, pids: Collection[int]) -> Mapping[int, int]:
-        return {}
-
-    def comms(self, pids: Collection[int]) -> Mapping[int, bytes]:
-        return {}
-
-    def proc_threads(self, pids: Collection[int]) -> Mapping[int, tuple[bytes, int]]:
-        return {}
