@@ -11,9 +11,9 @@ import trio
 from collector.archive.segment import SegmentWriter
 from collector.archive.totals import StreamId, Totals
 from collector.batch import Block, StreamKey
-from collector.snapshot import SinkSnapshot
+from collector.monitor.state import SinkSnapshot
 from sinks import registry
-from sinks.base import SinkContext
+from sinks.contract.base import SinkContext
 from sinks.objectstore.uploader import Uploader
 
 from .recorded import Context, InThread, Job, Recorded

@@ -17,12 +17,12 @@ from typing import Any
 import lz4.block
 import zstandard
 
+from collector.capture.format_index import FormatIndex
 from collector.capture.sizing import batch_size
 from collector.decode import ring
 from collector.decode.columns import Encoder
 from collector.decode.plan import CommonHead, build_event_plan, build_unknown_plan, common_head
 from collector.tracefs.files import TracefsDir
-from collector.tracefs.format_index import FormatIndex
 
 from .kernel import instance, open_tracefs
 from .loads import LOADS, Load, Programs

@@ -17,12 +17,12 @@ import trio
 
 from collector.batch import Delivery, StreamKey
 from collector.capture.worker import Workers
-from collector.snapshot import SinkSnapshot
+from collector.monitor.state import SinkSnapshot
 from sinks import registry
-from sinks.base import Parcel, SinkContext, Transport
-from sinks.delivery import NetworkRunner
-from sinks.options import SinkCommon
-from sinks.spool import Spool, SpoolPolicy
+from sinks.contract.base import Parcel, SinkContext, Transport
+from sinks.contract.options import SinkCommon
+from sinks.network.delivery import NetworkRunner
+from sinks.spool.spool import Spool, SpoolPolicy
 
 from .archives import ArchiveHost
 from .recorded import Context, InThread, Job, Recorded

@@ -10,14 +10,15 @@ from pathlib import Path
 import trio
 
 from collector.capture.source import LiveSource, new_run_id
-from collector.config import ArchiveConfig, Config, HttpConfig
-from collector.daemon import open_pipeline
-from collector.interference import Interference
-from collector.logs import LogOutput, start_logging
-from collector.service import Service
+from collector.config.models import ArchiveConfig, Config, HttpConfig
+from collector.control.instance import Instance
+from collector.control.wish import InstanceSpec
+from collector.monitor.logs import LogOutput, start_logging
+from collector.run.daemon import open_pipeline
+from collector.run.interference import Interference
+from collector.run.service import Service
 from collector.tracefs.cpus import parse_cpu_list
 from collector.tracefs.files import TracefsDir, find_tracefs
-from collector.tracefs.instance import Instance, InstanceSpec
 
 REMOVE_TIMEOUT_S = 5.0
 BUFFER_PERCENT = 25  # as the daemon's default

@@ -10,10 +10,10 @@ from statistics import median
 import zstandard
 
 from collector.archive.objects import build_object, parse_format, parse_object
-from collector.decode.lookup import Names
 from collector.decode.plan import EventPlan
-from collector.decode.rows import RowEncoder, RowKind
-from collector.view.symbols import Symbols
+from collector.read.lookup import Names
+from collector.read.rows import RowEncoder, RowKind
+from collector.read.symbols import Symbols
 from sinks.forward.protocol import compress_entries
 from sinks.forward.records import build_kind
 

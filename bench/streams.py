@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from collector.tracefs.wish import default_subbuf_size_kb
+from collector.control.wish import default_subbuf_size_kb
 
 from .daemon import FLUSHED_S, read_archive, running
 from .kernel import PREFIX, open_tracefs

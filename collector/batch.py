@@ -1,4 +1,4 @@
-"""The contract between capture and the sinks: what a block is, and what a sink says of it."""
+"""The contract between capture and the sinks: what a block is, and what a sink says of it. Pure."""
 
 import enum
 from dataclasses import dataclass

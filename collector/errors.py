@@ -1,4 +1,4 @@
-"""Every error of the project, and the exit code that each ends a command with.
+"""Every error of the project, and the exit code that each ends a command with. Pure.
 
     CollectorError                    1
     ├── UsageError                   64   the command line asks for what cannot be

@@ -7,6 +7,8 @@ The first holds at any moment, for the stream has one reader. The second holds
 once the ring was read to its end: an overwritten entry shows in the page that
 comes after it. docs: model.md's "Ledger"; kernel: ring-buffer accounting of
 per_cpu/cpuN/stats.
+
+Pure.
 """
 
 from collections.abc import Mapping

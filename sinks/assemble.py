@@ -6,14 +6,14 @@ from pathlib import Path
 from collector.archive.records import MapSource
 from collector.errors import CollectorError, raise_all
 from sinks import registry
-from sinks.base import SegmentContext, SinkContext, Transport
-from sinks.delivery import NetworkRunner
+from sinks.contract.base import SegmentContext, SinkContext, Transport
+from sinks.contract.options import SinkCommon
 from sinks.fanout import Fanout, Route
-from sinks.feeder import InThread
-from sinks.log import Log, MemoryLog
-from sinks.options import SinkCommon
+from sinks.network.backlog import Backlog, MemoryBacklog
+from sinks.network.delivery import NetworkRunner
+from sinks.network.feeder import InThread
 from sinks.runner import SinkRunner
-from sinks.spool import Spool, SpoolPolicy
+from sinks.spool.spool import Spool, SpoolPolicy
 
 
 def assemble(
@@ -45,7 +45,7 @@ def assemble(
             followers.append(made)
             continue
         context = make_context()
-        log: Log = MemoryLog(context, maps, options.repeat_interval_s)
+        log: Backlog = MemoryBacklog(context, maps, options.repeat_interval_s)
         if options.spools:
             log = Spool(spool_policy(options, about.archive), context, maps)
         runner = NetworkRunner(made, log, options, make_thread(f"sink-{options.title}"))

@@ -16,10 +16,10 @@ import trio
 
 from collector.archive.tally import OVERRUN
 from collector.batch import Block, Note, NoteKind, SinkState
-from collector.snapshot import SinkSnapshot
-from sinks.base import Acknowledgements, Follower, Item, SealedSegment
-from sinks.delivery import NetworkRunner
-from sinks.options import FilterOptions
+from collector.monitor.state import SinkSnapshot
+from sinks.contract.base import Acknowledgements, Follower, Item, SealedSegment
+from sinks.contract.options import FilterOptions
+from sinks.network.delivery import NetworkRunner
 from sinks.runner import SinkRunner
 
 WHOLE = (NoteKind.CLOCK, NoteKind.REPORT)  # notes about an instance, not about one of its CPUs

@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import cast
 
 from collector.errors import CollectorError, ConfigError
-from sinks.base import Follower, SinkContext, Transport
-from sinks.options import SinkCommon, SinkType
+from sinks.contract.base import Follower, SinkContext, Transport
+from sinks.contract.options import SinkCommon, SinkType
 
 Loader = Callable[[], SinkType]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from collector.batch import Block, Delivery, SinkState
-from sinks.base import Item, Sink
+from sinks.contract.base import Item, Sink
 
 logger = logging.getLogger(__name__)
 

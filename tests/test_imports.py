@@ -1,94 +1,131 @@
-"""Who may import whom: the rules that keep the difficult parts pure and the parts apart.
+"""Who may import whom: the table of rooms in docs/architecture.md, and the few rules that stand below it.
 
-Looks at the source, not at what happens to be loaded: an import inside a function counts too.
+Looks at the source, not at what happens to be loaded: an import inside a function counts too, and so does a cimport.
 """
 
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PACKAGES = ("collector", "sinks")
 
-# Bytes or text in, values out: tested without root, network or sleep.
-PURE = {
-    "collector.archive.bodies", "collector.archive.columns", "collector.archive.fields", "collector.archive.frame",
-    "collector.archive.objects", "collector.archive.tally", "collector.archive.totals", "collector.batch",
-    "collector.capture.filters", "collector.decode.plan", "collector.errors", "collector.ledger",
-    "collector.snapshot", "collector.status",
-    "collector.tracefs.capabilities", "collector.tracefs.demands", "collector.tracefs.doctor",
-    "collector.tracefs.facts", "collector.tracefs.findings", "collector.tracefs.kconfig", "collector.view.tables",
-    "collector.clockwatch",
-    "collector.config_text", "collector.tracefs.dynamic", "collector.tracefs.feasible", "collector.tracefs.functions",
-    "collector.tracefs.planner", "collector.tracefs.restoring", "collector.tracefs.snapshots", "collector.tracefs.wish",
-    "sinks.file.notes", "sinks.file.retention", "sinks.file.rotation",
-    "collector.tracefs.clocks", "collector.tracefs.cmdlines", "collector.tracefs.cpus", "collector.tracefs.events",
-    "collector.tracefs.formats", "collector.tracefs.layout", "collector.tracefs.stats", "collector.tracefs.symbols",
-    "sinks.retry",
-    "sinks.forward.chunks", "sinks.forward.protocol", "sinks.forward.records",
-    "sinks.objectstore.manifest", "sinks.objectstore.names",
-    "sinks.stream.checks",
-    "sinks.kafka.properties", "sinks.kafka.records", "sinks.kafka.rebuild",
-}  # fmt: skip
+# What a pure module has no business with.
 IMPURE_IMPORTS = {"asyncio", "datetime", "os", "random", "select", "socket", "subprocess", "threading", "time", "trio"}
 
-# Where the parts are put together.
-ROOTS = {"collector.daemon", "collector.receive", "collector.tap"}
+# {library: the rooms that may import it}
+LIBRARIES = {
+    "prometheus_client": ("collector.monitor",),
+    "pydantic": ("collector.config", "sinks"),
+    "confluent_kafka": ("sinks.kafka",),
+    "obstore": ("sinks.objectstore",),
+    "hypercorn": ("collector.monitor",),
+}
 
-# What a sink may know of the collector.
-SINKS_MAY_IMPORT = (
-    "collector.batch",
-    "collector.config_types",
-    "collector.errors",
-    "collector.metrics",
-    "collector.snapshot",
-    "collector.archive",
-    "collector.decode.lookup",
-    "collector.decode.rows",  # and what names times and addresses, for a sink that sends entries one by one
-    "collector.view.symbols",
-    "collector.view.walltime",
-)
-
+# Where names of files in tracefs may stand.
+TRACEFS_ROOMS = ("collector.tracefs", "collector.control", "collector.doctor")
 TRACEFS_NAMES = re.compile(
     r"/sys/kernel/(debug/)?tracing|trace_pipe|tracing_on\b|tracing_cpumask|set_event|per_cpu/cpu|saved_cmdlines|saved_tgids"
     r"|available_events|printk_formats"
 )
+# A file of a TracefsDir, of which there are only so many names, named by its path.
+TRACEFS_PATH = re.compile(r"\b(tree|tracefs|top|dir)\.path\s*/")
+LOG_CALLS = {"debug", "info", "warning", "error", "exception", "add_argument"}
+
+# Folders of tests that are no room's: what stands beside the tree in tests/ (see CONTRIBUTING.md).
+OTHER_TESTS = {"archives", "contract", "crash", "e2e", "fixtures", "guest", "kernel", "oracle", "project", "sinks"}
+
+
+class Room(NamedTuple):
+    """A row of the table: a package, or modules that stand loose."""
+
+    modules: tuple[str, ...]  # what it is made of, as dotted names
+    imports: frozenset[str]  # of the rooms that it may import
+    open: frozenset[str] | None  # the modules that others may import; None: all
+
+
+def dotted(name: str) -> str:
+    """`tracefs` -> collector.tracefs, `sinks/wire` -> sinks.wire"""
+    name = name.strip().rstrip("/").replace("/", ".")
+    return name if name.split(".")[0] in PACKAGES else f"collector.{name}"
+
+
+def read_rooms() -> dict[str, Room]:
+    """{room, or module of a row that has several: its row} from top to bottom of the table."""
+    rooms: dict[str, Room] = {}
+    text = ARCHITECTURE.read_text().partition("\n## Rooms\n")[2].partition("\n## ")[0]
+    for names, imports, open_ in re.findall(r"(?m)^\| (`[^|]*`) \|[^|]*\|([^|]*)\|([^|]*)\|$", text):
+        made = tuple(dotted(name) for name in re.findall(r"`([^`]+)`", names))
+        words = [word.strip() for word in open_.split(",")]
+        room = Room(
+            made,
+            frozenset(dotted(name) for name in imports.split(",") if name.strip()),
+            None if words == ["all"] else frozenset(word for word in words if word),
+        )
+        rooms.update(dict.fromkeys(made, room))
+    return rooms
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def sources() -> dict[str, tuple[Path, ast.Module]]:
-    """{module: (file, syntax tree)} of all Python of the project's packages."""
-    files = [path for package in ("collector", "sinks") for path in sorted((ROOT / package).rglob("*.py"))]
-    return {module_name(path): (path, ast.parse(path.read_text())) for path in files}
+def read_sources() -> dict[str, list[Path]]:
+    """{module: its files} of all Python and Cython of the project's packages."""
+    found: dict[str, list[Path]] = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.p*")):
+            if path.suffix in (".py", ".pyx", ".pxd"):
+                found.setdefault(module_name(path), []).append(path)
+    return found
 
 
-SOURCES = sources()
+ROOMS = read_rooms()
+SOURCES = read_sources()
+PYTHON = {module: paths[0] for module, paths in SOURCES.items() if paths[0].suffix == ".py"}
+TREES = {module: ast.parse(path.read_text()) for module, path in PYTHON.items()}
+GROUND = next(iter(ROOMS.values())).modules  # the first row, which all may import
 
 
-def imports(module: str) -> Iterator[str]:
-    """The modules that this one imports anywhere; for `from a import b` both a and a.b."""
-    path, tree = SOURCES[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import anywhere in a file; name is "" for `import module`."""
+    if path.suffix != ".py":
+        for base, names in re.findall(r"(?m)^\s*from ([\w.]+) c?import (\([^)]*\)|.*)$", path.read_text()):
+            yield from ((base, name) for name in re.findall(r"\w+", names))
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; ours are by full names"
+            yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def strings(module: str) -> Iterator[str]:
+def imported_modules(module: str) -> set[str]:
+    """The modules that this one imports; of `from a import b` a.b where that is a module of ours, else a."""
+    found = set()
+    for path in SOURCES[module]:
+        for base, name in imports_of(path):
+            found.add(f"{base}.{name}" if f"{base}.{name}" in SOURCES else base)
+    return found - {module}
+
+
+def room_of(module: str) -> str:
+    """The row's name of a module: its own, or that of the package that it is in."""
+    return module if module in ROOMS else ".".join(module.split(".")[:2])
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imported_modules(module) if name.split(".")[0] in PACKAGES}
+
+
+def strings(tree: ast.Module) -> Iterator[str]:
     """The text constants of a module, without docstrings and messages of errors."""
-    tree = SOURCES[module][1]
     left_out: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -102,55 +139,94 @@ def strings(module: str) -> Iterator[str]:
             yield node.value
 
 
-LOG_CALLS = {"debug", "info", "warning", "error", "exception", "add_argument"}
-
-
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+def is_pure(module: str) -> bool:
+    """Whether its docstring, or its room's, says "Pure."."""
+    docstrings = [ast.get_docstring(TREES[name]) or "" for name in (module, room_of(module)) if name in TREES]
+    return any(re.search(r"(?:^|\s)Pure\.(?:\s|$)", text) for text in docstrings)
+
+
 def test_there_is_something_to_look_at() -> None:
-    assert {"collector.cli", "collector.archive.frame", "sinks"} <= set(SOURCES)
-    assert "collector.config" in set(imports("collector.commands"))  # inside a function
-    assert "collector.errors" in set(imports("collector.archive.recover"))  # relative
+    assert {"collector.cli", "collector.archive.frame", "collector.decode.ring", "sinks.registry"} <= set(SOURCES)
+    assert {"collector.archive", "collector.run", "sinks.wire", "collector.cli"} <= set(ROOMS)
+    assert "collector.config.load" in imported_modules("collector.commands.words")  # inside a function
+    assert "collector.decode.msg" in imported_modules("collector.read.unfold")  # a cimport
+    assert set(GROUND) == {"collector.errors", "collector.version", "collector.batch"}
 
 
-@pytest.mark.parametrize("module", sorted(m for m in SOURCES if within(m, "collector") and m not in ROOTS))
-def test_only_the_commands_that_put_parts_together_import_sinks(module: str) -> None:
-    assert [name for name in imports(module) if within(name, "sinks")] == []
+def test_each_room_has_its_row_in_the_architecture_page_and_no_more() -> None:
+    assert {room_of(module) for module in SOURCES} - set(PACKAGES) == set(ROOMS)
 
 
-@pytest.mark.parametrize("module", sorted(m for m in SOURCES if within(m, "sinks")))
-def test_a_sink_knows_little_of_the_collector_and_nothing_of_other_sinks(module: str) -> None:
-    allowed = SINKS_MAY_IMPORT
-    known = [n for n in imports(module) if within(n, "collector") and n != "collector"]
-    assert [n for n in known if not any(within(n, a) for a in allowed)] == []
-    parts = module.split(".")
-    if len(parts) > 1 and (ROOT / "sinks" / parts[1]).is_dir():
-        others = [p.name for p in (ROOT / "sinks").iterdir() if p.is_dir() and p.name not in (parts[1], "__pycache__")]
-        assert [n for n in imports(module) if any(within(n, f"sinks.{other}") for other in others)] == []
+@pytest.mark.parametrize("module", sorted(set(SOURCES) - {"collector"}))
+def test_a_module_imports_what_its_rooms_row_allows(module: str) -> None:
+    here = ROOMS[room_of(module)] if module not in PACKAGES else Room((), frozenset(), None)
+    for name in ours(module):
+        there = room_of(name)
+        if there in here.modules or there in GROUND:
+            continue
+        assert there in here.imports, f"{module} imports {name}: docs/architecture.md, Rooms, does not have it"
+        door = ROOMS[there].open
+        assert door is None or name == there or name.split(".")[-1] in door, f"{module} imports {name} around its door"
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
+def test_a_room_imports_only_rooms_above_it_in_the_table() -> None:
+    above: set[str] = set()
+    for room in dict.fromkeys(ROOMS.values()):
+        assert room.imports <= above, room.modules
+        above.update(room.modules)
+
+
+def test_the_table_allows_nothing_that_nobody_needs() -> None:
+    used = {(room_of(module), room_of(name)) for module in SOURCES for name in ours(module)}
+    entered = {name for module in SOURCES for name in ours(module) if room_of(module) != room_of(name)}
+    for room in dict.fromkeys(ROOMS.values()):
+        needed = {there for here, there in used if here in room.modules}
+        assert room.imports <= needed, f"{room.modules}: imports"
+        opened = {name.split(".")[-1] for name in entered if room_of(name) in room.modules and name not in room.modules}
+        assert (room.open or frozenset()) <= opened, f"{room.modules}: open"
+
+
+def test_a_name_is_imported_from_where_it_is_made() -> None:
+    for module, path in PYTHON.items():
+        for base, name in imports_of(path):
+            if base in PYTHON and module != "collector" and f"{base}.{name}" not in SOURCES:
+                passed_on = {each for _, each in imports_of(PYTHON[base])}
+                assert name not in passed_on or base == "collector", f"{module}: {name} is only passed on by {base}"
+
+
+@pytest.mark.parametrize("module", sorted(filter(is_pure, PYTHON)))
 def test_pure_modules_do_no_input_or_output_and_have_no_clock(module: str) -> None:
-    assert {name.split(".")[0] for name in imports(module)} & IMPURE_IMPORTS == set()
+    assert {name.split(".")[0] for name in imported_modules(module)} & IMPURE_IMPORTS == set()
 
 
-def test_only_metrics_and_http_import_the_prometheus_client() -> None:
-    users = {m for m in SOURCES if any(within(name, "prometheus_client") for name in imports(m))}
-    assert users == {"collector.metrics", "collector.metrics_receive", "collector.http"}
+def test_the_rooms_of_parsers_and_protocols_have_pure_modules() -> None:
+    rooms = {room_of(module) for module in PYTHON if is_pure(module)}
+    assert {"collector.tracefs", "collector.archive", "collector.control", "collector.doctor", "sinks.kafka"} <= rooms
 
 
-def test_only_config_and_the_sinks_import_pydantic() -> None:
-    users = {m for m in SOURCES if any(within(name, "pydantic") for name in imports(m))}
-    names = ("models", "problems", "show", "sinks", "trace", "types")
-    configs = {"collector.config", *(f"collector.config_{name}" for name in names)}
-    assert {m for m in users if not within(m, "sinks")} == configs
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_stays_in_its_rooms(library: str) -> None:
+    users = {module for module in SOURCES if any(within(name, library) for name in imported_modules(module))}
+    assert users
+    assert {module for module in users if not any(within(module, room) for room in LIBRARIES[library])} == set()
 
 
-@pytest.mark.parametrize("module", sorted(m for m in SOURCES if not within(m, "collector.tracefs")))
-def test_only_tracefs_names_a_tracefs_file(module: str) -> None:
-    assert [text for text in strings(module) if TRACEFS_NAMES.search(text)] == []
+@pytest.mark.parametrize("module", sorted(PYTHON))
+def test_tracefs_files_are_opened_in_one_place_and_named_in_three_rooms(module: str) -> None:
+    if module != "collector.tracefs.files":
+        assert TRACEFS_PATH.search(PYTHON[module].read_text()) is None
+    if not any(within(module, room) for room in TRACEFS_ROOMS):
+        assert [text for text in strings(TREES[module]) if TRACEFS_NAMES.search(text)] == []
+
+
+def test_the_packages_door_is_light() -> None:
+    for node in TREES["collector"].body:
+        if isinstance(node, ast.ImportFrom):
+            assert node.module in ("importlib", "typing")
 
 
 def test_inner_loops_make_no_python_objects() -> None:
@@ -159,3 +235,20 @@ def test_inner_loops_make_no_python_objects() -> None:
         for number, line in enumerate(path.read_text().split("\n"), 1):
             if re.match(r"\s*cdef .*\) (.*\b)?nogil:", line):
                 assert "noexcept nogil" in line, f"{path}:{number}"
+
+
+@pytest.mark.parametrize("package", sorted(name for name, path in PYTHON.items() if path.name == "__init__.py"))
+def test_each_room_says_what_it_is(package: str) -> None:
+    text = ast.get_docstring(TREES[package]) or ""
+    assert 5 <= len(text.split("\n")) <= 15
+    named = set(re.findall(r"\b(\w+)\.(?:pyx?|pxd)\b", text))
+    assert named, "it says in what order to read its files"
+    assert named <= {path.stem for paths in SOURCES.values() for path in paths} | {"__init__"}
+
+
+def test_tests_mirror_the_tree() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")} - {Path()}
+    for folder in folders:
+        if folder.parts[0] not in OTHER_TESTS or (folder.parts[0] == "sinks" and len(folder.parts) > 1):
+            name = ".".join(folder.parts) if folder.parts[0] == "sinks" else f"collector.{folder.parts[0]}"
+            assert name in ROOMS, f"tests/{folder}"

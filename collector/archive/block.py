@@ -8,10 +8,8 @@ from functools import cached_property
 from itertools import accumulate, compress, islice
 from typing import Any
 
-from ..batch import MODE_RAW
-from ..errors import SegmentError
-from .bodies import BlockHead, parse_block
-from .columns import (
+from collector.archive.bodies import BlockHead, parse_block
+from collector.archive.columns import (
     MAX_DECODED_BYTES,
     MAX_ENTRIES,
     Budget,
@@ -21,8 +19,10 @@ from .columns import (
     decode_integers,
     decode_variable,
 )
-from .fields import unpack
-from .objects import CHARS, INT, VARIABLE, FieldColumn, FormatObject, decompress_zstd
+from collector.archive.fields import unpack
+from collector.archive.objects import CHARS, INT, VARIABLE, FieldColumn, FormatObject, decompress_zstd
+from collector.batch import MODE_RAW
+from collector.errors import SegmentError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,12 +1,12 @@
-"""What the bodies of a segment's records say, checked and typed; docs/segment-format.md has every key."""
+"""What the bodies of a segment's records say, checked and typed; docs/segment-format.md has every key. Pure."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..batch import MODE_RAW, MODE_TYPED, KindCount, Missed
-from ..errors import SegmentError
-from .fields import Fields, unpack
-from .totals import StreamId, Totals, parse_totals
+from collector.archive.fields import Fields, unpack
+from collector.archive.totals import StreamId, Totals, parse_totals
+from collector.batch import MODE_RAW, MODE_TYPED, KindCount, Missed
+from collector.errors import SegmentError
 
 FORMAT = "ftrace-segment"
 VERSION = 1

@@ -1,4 +1,4 @@
-"""Decodes the columns of a block in pure Python: no native code is needed to read an archive.
+"""Decodes the columns of a block in pure Python: no native code is needed to read an archive. Pure.
 
 Grammar of a column (docs/segment-format.md), n values of S bytes each, little-endian:
 
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, repeat
 from typing import Any, TypeVar, overload
 
-from ..errors import SegmentError
+from collector.errors import SegmentError
 
 T = TypeVar("T")
 

@@ -1,10 +1,13 @@
-"""Takes values of a checked type out of a decoded msgpack map: a checksum that holds does not make a body sane."""
+"""Takes values of a checked type out of a decoded msgpack map: a checksum that holds does not make a body sane.
+
+Pure.
+"""
 
 from typing import Any
 
 import msgpack
 
-from ..errors import SegmentError
+from collector.errors import SegmentError
 
 
 def unpack(body: bytes | memoryview, what: str, max_parts: int | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""How records stand in a segment file: pure framing, no knowledge of what a body means.
+"""How records stand in a segment file: pure framing, no knowledge of what a body means. Pure.
 
     record  = 0x94 | 0xC4 0x04 SYNC | kind | 0xC6 u32be length | body | 0xCE u32be crc
               '---------------- head, 13 bytes ---------------'        '- tail, 5 -'

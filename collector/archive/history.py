@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SegmentError
-from ..ledger import KernelCounts
-from .bodies import KernelBase, StreamFooter
-from .reader import open_segment
-from .segment import SUFFIX
+from collector.archive.bodies import KernelBase, StreamFooter
+from collector.archive.reader import open_segment
+from collector.archive.segment import SUFFIX
+from collector.errors import SegmentError
+from collector.ledger import KernelCounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArchiveError, SegmentError
-from ..status import format_size
-from .bodies import Clock, GapBody, parse_block, parse_gap, parse_sample
-from .frame import Damage, Kind, Record
-from .lock import is_locked
-from .objects import parse_clock
-from .reader import Segment, list_segments, open_segment
-from .tally import CRASH, RECOVERED, SegmentTally
-from .totals import StreamId, Totals
+from collector.archive.bodies import Clock, GapBody, parse_block, parse_gap, parse_sample
+from collector.archive.frame import Damage, Kind, Record
+from collector.archive.lock import is_locked
+from collector.archive.objects import parse_clock
+from collector.archive.reader import Segment, list_segments, open_segment
+from collector.archive.tally import CRASH, RECOVERED, SegmentTally
+from collector.archive.totals import StreamId, Totals
+from collector.config.text import format_size
+from collector.errors import ArchiveError, SegmentError
 
 
 @dataclass(slots=True)

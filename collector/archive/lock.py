@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import ArchiveLockedError
+from collector.errors import ArchiveLockedError
 
 LOCK_NAME = ".lock"
 

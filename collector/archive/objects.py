@@ -1,4 +1,4 @@
-"""Schema and map objects: the names that blocks refer to by a hash.
+"""Schema and map objects: the names that blocks refer to by a hash. Pure.
 
     id   = first 8 bytes of SHA-256(type, 0x00, uncompressed data)
     data = one msgpack object, compressed when that is worth it
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import zstandard
 
-from ..errors import SegmentError
-from .fields import Fields, pack, unpack
+from collector.archive.fields import Fields, pack, unpack
+from collector.errors import SegmentError
 
 # Below this zstd's frame eats what it saves.
 COMPRESS_ABOVE_BYTES = 200

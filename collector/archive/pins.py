@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import ArchiveError, UsageError
-from . import disk
-from .segment import PART_SUFFIX, SUFFIX, start_ns_of
+from collector.archive import disk
+from collector.archive.segment import PART_SUFFIX, SUFFIX, start_ns_of
+from collector.errors import ArchiveError, UsageError
 
 PINS_NAME = "pins"
 REMOVED_NAME = ".removed"

@@ -10,13 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from ..errors import ArchiveError, SegmentError, UsageError
-from .bodies import Footer, GapBody, Header, IndexEntry, parse_block, parse_footer, parse_gap, parse_header
-from .fields import Fields, unpack
-from .frame import TRAILER_BYTES, Damage, Kind, Record, parse_trailer, read_record, scan
-from .objects import FormatObject, StoredObject, parse_format, parse_object
-from .segment import PART_SUFFIX, SUFFIX
-from .totals import StreamId
+from collector.archive.bodies import (
+    Footer,
+    GapBody,
+    Header,
+    IndexEntry,
+    parse_block,
+    parse_footer,
+    parse_gap,
+    parse_header,
+)
+from collector.archive.fields import Fields, unpack
+from collector.archive.frame import TRAILER_BYTES, Damage, Kind, Record, parse_trailer, read_record, scan
+from collector.archive.objects import FormatObject, StoredObject, parse_format, parse_object
+from collector.archive.segment import PART_SUFFIX, SUFFIX
+from collector.archive.totals import StreamId
+from collector.errors import ArchiveError, SegmentError, UsageError
 
 
 class Place(NamedTuple):

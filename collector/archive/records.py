@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import zstandard
 
-from ..batch import Block, Note, NoteKind
-from .frame import Kind
-from .maps import WrittenMaps
-from .objects import build_object, parse_format, parse_object, recompress
+from collector.archive.frame import Kind
+from collector.archive.maps import WrittenMaps
+from collector.archive.objects import build_object, parse_format, parse_object, recompress
+from collector.batch import Block, Note, NoteKind
 
 # Objects are written once a segment and read often; level 3 costs a few ms a segment.
 _OBJECT_LEVEL = 3

@@ -11,18 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ArchiveError, SegmentError
-from . import disk
-from .bodies import Header, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
-from .fields import pack, unpack
-from .frame import Kind, Record, build_record, build_trailer
-from .lock import ArchiveLock
-from .objects import parse_object
-from .reader import Segment
-from .reserve import give_up_reserve
-from .segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment
-from .tally import RECOVERED, SegmentTally
-from .totals import StreamId, Totals, build_totals
+from collector.archive import disk
+from collector.archive.bodies import (
+    Header,
+    parse_block,
+    parse_coverage,
+    parse_footer,
+    parse_gap,
+    parse_header,
+    parse_sample,
+)
+from collector.archive.fields import pack, unpack
+from collector.archive.frame import Kind, Record, build_record, build_trailer
+from collector.archive.lock import ArchiveLock
+from collector.archive.objects import parse_object
+from collector.archive.reader import Segment
+from collector.archive.reserve import give_up_reserve
+from collector.archive.segment import PART_SUFFIX, SUFFIX, SegmentWriter, disk_error, rename_segment
+from collector.archive.tally import RECOVERED, SegmentTally
+from collector.archive.totals import StreamId, Totals, build_totals
+from collector.errors import ArchiveError, SegmentError
 
 BAD_SUFFIX = ".ftseg.part.bad"
 FAILED = "failed"

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from . import disk
+from collector.archive import disk
 
 RESERVE_NAME = ".reserve"
 

@@ -15,15 +15,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ..batch import Block
-from ..errors import ArchiveError, ArchiveFullError
-from . import disk
-from .bodies import FORMAT, VERSION, Header, parse_header
-from .fields import pack
-from .frame import Kind, build_head_tail, build_trailer
-from .records import RecordWriter
-from .tally import SegmentTally
-from .totals import StreamId, Totals, build_totals, parse_totals
+from collector.archive import disk
+from collector.archive.bodies import FORMAT, VERSION, Header, parse_header
+from collector.archive.fields import pack
+from collector.archive.frame import Kind, build_head_tail, build_trailer
+from collector.archive.records import RecordWriter
+from collector.archive.tally import SegmentTally
+from collector.archive.totals import StreamId, Totals, build_totals, parse_totals
+from collector.batch import Block
+from collector.errors import ArchiveError, ArchiveFullError
 
 SUFFIX = ".ftseg"
 PART_SUFFIX = ".ftseg.part"

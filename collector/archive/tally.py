@@ -1,4 +1,4 @@
-"""What a segment holds, added up record by record: one sum for the writer, for recovery and for `verify`."""
+"""What a segment holds, added up record by record: one sum for the writer, for recovery and for `verify`. Pure."""
 
 import zlib
 from collections import Counter
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..batch import KindCount, Missed
-from .frame import Kind
-from .totals import StreamId, Totals, build_totals
+from collector.archive.frame import Kind
+from collector.archive.totals import StreamId, Totals, build_totals
+from collector.batch import KindCount, Missed
 
 RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
 

@@ -1,10 +1,10 @@
-"""The running totals of a stream, as headers, samples and footers store them."""
+"""The running totals of a stream, as headers, samples and footers store them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .fields import Fields
+from collector.archive.fields import Fields
 
 StreamId = tuple[str, int]  # (instance, CPU) of one run
 

@@ -6,17 +6,26 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from ..errors import ArchiveError, SegmentError
-from .block import decode_block
-from .bodies import BlockHead, Footer, parse_block, parse_coverage, parse_footer, parse_gap, parse_header, parse_sample
-from .frame import TRAILER_BYTES, Damage, Kind, Record
-from .lock import is_locked
-from .objects import FormatObject, parse_clock, parse_format, parse_names, parse_object, parse_report
-from .pins import read_removed_up_to
-from .reader import Segment, list_segments, open_segment
-from .recover import BAD_SUFFIX
-from .tally import DISCARDED, RECOVERED, SegmentTally, StreamTally
-from .totals import StreamId, Totals
+from collector.archive.block import decode_block
+from collector.archive.bodies import (
+    BlockHead,
+    Footer,
+    parse_block,
+    parse_coverage,
+    parse_footer,
+    parse_gap,
+    parse_header,
+    parse_sample,
+)
+from collector.archive.frame import TRAILER_BYTES, Damage, Kind, Record
+from collector.archive.lock import is_locked
+from collector.archive.objects import FormatObject, parse_clock, parse_format, parse_names, parse_object, parse_report
+from collector.archive.pins import read_removed_up_to
+from collector.archive.reader import Segment, list_segments, open_segment
+from collector.archive.recover import BAD_SUFFIX
+from collector.archive.tally import DISCARDED, RECOVERED, SegmentTally, StreamTally
+from collector.archive.totals import StreamId, Totals
+from collector.errors import ArchiveError, SegmentError
 
 
 @dataclass(frozen=True, slots=True)

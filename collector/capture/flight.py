@@ -16,11 +16,11 @@ from collector.capture.pipe import sum_stats
 from collector.capture.sizing import BatchSize
 from collector.capture.source import LiveSource
 from collector.capture.stream import Stream
+from collector.control.shutter import disarm_triggers, free_snapshot, read_both, take_snapshot
 from collector.decode.ring import Batch
 from collector.ledger import KernelCounts
 from collector.tracefs.clocks import ClockPair
 from collector.tracefs.files import TracefsDir
-from collector.tracefs.shutter import disarm_triggers, free_snapshot, read_both, take_snapshot
 from collector.tracefs.stats import CpuStats
 
 _TRIES = 3  # of reading both rings to their ends; each one more means that somebody else swapped them

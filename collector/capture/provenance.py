@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from collector import __version__
 from collector.archive.segment import build_header
 from collector.archive.totals import StreamId, Totals
 from collector.batch import Note, NoteKind, StreamKey
 from collector.capture.source import Source
+from collector.version import __version__
 
 
 class Provenance:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from collector.batch import Note, NoteKind, StreamKey
+from collector.control.instance import Instance
 from collector.errors import TracefsError, TracefsMissingError
 from collector.tracefs.files import TracefsDir
-from collector.tracefs.instance import Instance
 from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS
 
 MAX_TEXT_BYTES = 4 << 20  # a latency trace of full rings can be hundreds of MiB

@@ -11,6 +11,7 @@ from collector.archive.history import LeftOff
 from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget, Lease
+from collector.capture.format_index import FormatIndex
 from collector.capture.formats import FormatBook, Renewal
 from collector.capture.sizing import BatchSize, batch_size
 from collector.capture.stream import Stream
@@ -21,7 +22,6 @@ from collector.ledger import KernelCounts
 from collector.tracefs.clocks import ClockPair, clock_of
 from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.files import TracefsDir, read_stats_fd
-from collector.tracefs.format_index import FormatIndex
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.snapshots import SWAPPING_TRACERS
 from collector.tracefs.stats import CpuStats

@@ -1,4 +1,4 @@
-"""From the kernel's format files to what the decoder does with each event: pure values.
+"""From the kernel's format files to what the decoder does with each event: pure values. Pure.
 
 A plan names the columns of an event in the order of their offsets. The columns
 of the common head (type, flags, preempt count, pid) are the same for every

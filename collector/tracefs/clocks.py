@@ -1,4 +1,4 @@
-"""Trace clocks: which the kernel offers, their units, and how they relate to the wall clock."""
+"""Trace clocks: which the kernel offers, their units, and how they relate to the wall clock. Pure."""
 
 import re
 from dataclasses import dataclass

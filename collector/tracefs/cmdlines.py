@@ -1,4 +1,4 @@
-"""Names of threads: saved_cmdlines and saved_tgids.
+"""Names of threads: saved_cmdlines and saved_tgids. Pure.
 
     saved_cmdlines = *(PID " " COMM NL)      ; COMM: up to 15 bytes, any but NUL, newlines included
     saved_tgids    = *(SPACES PID SPACES TGID NL)

@@ -1,4 +1,4 @@
-"""CPU lists ("0-3,8") and CPU masks ("ff,ffffffff"), both ways."""
+"""CPU lists ("0-3,8") and CPU masks ("ff,ffffffff"), both ways. Pure."""
 
 import re
 from collections.abc import Iterable

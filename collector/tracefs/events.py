@@ -1,4 +1,4 @@
-"""Which events a pattern like `sched:*` means."""
+"""Which events a pattern like `sched:*` means. Pure."""
 
 import difflib
 import fnmatch

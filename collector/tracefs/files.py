@@ -6,7 +6,7 @@ the same way; many of its files may be missing.
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -138,6 +138,37 @@ class TracefsDir:
     def try_read_text(self, name: str) -> str | None:
         data = self.try_read(name)
         return None if data is None else data.decode("utf-8", "surrogateescape")
+
+    def read_lines(self, name: str) -> Iterator[str]:
+        """The file's lines one after the other, for lists that are too long to hold.
+
+        Raises:
+          as read_bytes.
+        """
+        try:
+            with (self.path / name).open(encoding="utf-8", errors="surrogateescape") as file:
+                yield from file
+        except OSError as error:
+            raise self._error(error, name, "can't be read") from error
+
+    def list_names(self, name: str) -> list[str]:
+        """The names in a folder, sorted.
+
+        Raises:
+          as read_bytes.
+        """
+        try:
+            return sorted(os.listdir(self.path / name))
+        except OSError as error:
+            raise self._error(error, name, "can't be listed") from error
+
+    def why_unreadable(self, name: str) -> int | None:
+        """The errno that opening the file for reading ends in, None when it opens."""
+        try:
+            os.close(os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            return error.errno
+        return None
 
     def write(self, name: str, value: str) -> None:
         """Write a value in ONE write(2) without truncation: truncating clears lists and the trace itself.

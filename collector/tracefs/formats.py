@@ -1,4 +1,4 @@
-"""Event formats: which bytes of a record hold which field.
+"""Event formats: which bytes of a record hold which field. Pure.
 
 Grammar of events/SYSTEM/EVENT/format (tabs and newlines as in the file):
 

@@ -1,4 +1,4 @@
-"""The layout of a sub-buffer, from events/header_page and events/header_event."""
+"""The layout of a sub-buffer, from events/header_page and events/header_event. Pure."""
 
 import re
 from dataclasses import dataclass

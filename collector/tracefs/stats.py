@@ -1,4 +1,4 @@
-"""The counters of one CPU's ring, from per_cpu/cpuN/stats."""
+"""The counters of one CPU's ring, from per_cpu/cpuN/stats. Pure."""
 
 from dataclasses import dataclass
 

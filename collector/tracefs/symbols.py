@@ -1,4 +1,4 @@
-"""Names of kernel addresses: /proc/kallsyms and printk_formats.
+"""Names of kernel addresses: /proc/kallsyms and printk_formats. Pure.
 
     kallsyms       = *(ADDRESS " " TYPE " " NAME [TAB "[" MODULE "]"] NL)     ; address: 16 (8) hex digits
     printk_formats = *("0x" ADDRESS " : " DQUOTE C-ESCAPED DQUOTE NL)

@@ -1,4 +1,4 @@
-"""The notes that a suspended archive keeps until it goes on. Pure, bounded."""
+"""The notes that a suspended archive keeps until it goes on. Bounded. Pure."""
 
 from collections import deque
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from collector.archive.pins import Pin, is_pinned, read_pins, read_removed_up_to
 from collector.archive.reserve import give_up_reserve, hold_reserve
 from collector.archive.segment import SUFFIX, start_ns_of
 from collector.errors import ArchiveError
-from sinks.base import Acknowledgements, Follower
+from sinks.contract.base import Acknowledgements, Follower
 from sinks.file.retention import Choice, Limits, Sealed, choose
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from collector.archive.segment import SegmentWriter, start_ns_of
 from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
-from sinks.base import Acknowledgements, Follower, Item, SegmentContext
+from sinks.contract.base import Acknowledgements, Follower, Item, SegmentContext
 from sinks.file.folder import HeldFolder
 from sinks.file.notes import Pending
 from sinks.file.policy import FilePolicy

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from collector.archive.frame import Kind
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.forward.records import Rows, build_row
 from sinks.forward.settled import Preamble
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import trio
 from trio.abc import Stream
 
+from sinks.connect.tls import explain, not_after_s
 from sinks.forward.protocol import (
     Credentials,
     MessageReader,
@@ -19,7 +20,6 @@ from sinks.forward.protocol import (
     parse_ack,
     parse_helo,
 )
-from sinks.tls import explain, not_after_s
 
 READ_BYTES = 1 << 16
 SALT_BYTES = 16

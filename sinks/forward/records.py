@@ -1,10 +1,12 @@
 """From parcels to one msgpack record per entry: what must be remembered of objects to name what a block only refers to.
 
-Blocks are decoded natively (collector/decode/rows.pyx has the layout of a row). Gaps and reports have rows of their
+Blocks are decoded natively (collector/read/rows.pyx has the layout of a row). Gaps and reports have rows of their
 own:
 
     [EventTime, {host, run, instance, cpu, gap: {cause, count, ...}}]
     [EventTime, {host, run, instance, report: {kind, tracer, value, unit, text}}]
+
+Pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +30,12 @@ from collector.archive.objects import (
     parse_report,
 )
 from collector.batch import MODE_RAW
-from collector.decode.lookup import Names
-from collector.decode.rows import RowEncoder, RowKind, pack_text
 from collector.errors import SegmentError
-from collector.view.symbols import Symbols
-from collector.view.walltime import WallClock
-from sinks.base import Parcel
+from collector.read.lookup import Names
+from collector.read.rows import RowEncoder, RowKind, pack_text
+from collector.read.symbols import Symbols
+from collector.read.walltime import WallClock
+from sinks.contract.base import Parcel
 
 # Formats are the same in each epoch, by their ids; a kernel has some thousand events, of which few are on. The one that
 # was not used for longest goes.

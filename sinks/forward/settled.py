@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 
 # Header and objects of an epoch that are kept; logs end an epoch before that.
 MOST_PREAMBLE_BYTES = 32 << 20

@@ -20,18 +20,18 @@ import trio
 from pydantic import Field, field_validator, model_validator
 
 from collector.batch import Delivery
-from collector.config_types import KIB, MIB, Auto, Section
+from collector.config.types import KIB, MIB, Auto, Secret, Section
 from collector.errors import SegmentError
-from sinks.base import Parcel, SinkContext, TransportState
+from sinks.connect.secrets import read_secret
+from sinks.connect.tls import TlsConfig, build_context
+from sinks.contract.base import Parcel, SinkContext, TransportState
+from sinks.contract.options import Seconds, SinkCommon, SinkType
 from sinks.forward.chunks import BlockBuilder, Builder, Chunk, Chunks, build_parcel_row
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
 from sinks.forward.records import RecordBuilder
 from sinks.forward.settled import Settled
-from sinks.options import Seconds, SinkCommon, SinkType
-from sinks.retry import Backoff
-from sinks.secrets import Secret, read_secret
-from sinks.tls import TlsConfig, build_context
+from sinks.network.retry import Backoff
 
 logger = logging.getLogger(__name__)
 

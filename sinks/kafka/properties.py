@@ -75,7 +75,7 @@ def check_option(name: str, secret: bool) -> str | None:
 
 
 class TlsFiles(Protocol):
-    """What is wanted of sinks.tls.TlsConfig."""
+    """What is wanted of sinks.connect.tls.TlsConfig."""
 
     @property
     def verify(self) -> bool: ...

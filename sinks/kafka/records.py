@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from collector.archive.fields import Fields, unpack
 from collector.archive.frame import Kind
 from collector.batch import StreamKey
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 
 # No stream has a longer name: that of an instance is a folder's.
 _LONGEST = StreamKey(bytes(16), "x" * 255, 999_999)

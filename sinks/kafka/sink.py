@@ -11,16 +11,16 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collector.batch import Delivery
-from collector.config_types import GIB, KIB, MIB, Names, Section
+from collector.config.types import GIB, KIB, MIB, Names, Secret, Section
 from collector.errors import ConfigError
-from sinks.base import Parcel, SinkContext, TransportState
+from sinks.connect.secrets import read_secret
+from sinks.connect.tls import TlsConfig, build_context
+from sinks.contract.base import Parcel, SinkContext, TransportState
+from sinks.contract.options import SinkCommon, SinkType
 from sinks.kafka.producer import SILENT, Batch, Channel, describe
 from sinks.kafka.properties import Value, build_properties, build_tls, check_option
 from sinks.kafka.records import Message, RepeatedMaps, TopicMaps
-from sinks.options import SinkCommon, SinkType
-from sinks.retry import Backoff
-from sinks.secrets import Secret, read_secret
-from sinks.tls import TlsConfig, build_context
+from sinks.network.retry import Backoff
 
 logger = logging.getLogger(__name__)
 

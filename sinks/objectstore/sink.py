@@ -11,15 +11,15 @@ from obstore.exceptions import BaseError
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from collector.archive import disk
-from collector.config_types import GIB, MIB
+from collector.config.types import GIB, MIB, Secret
 from collector.errors import ConfigError
-from sinks.base import SinkContext
+from sinks.connect.secrets import mask, read_secret
+from sinks.connect.tls import TlsConfig, build_context
+from sinks.contract.base import SinkContext
+from sinks.contract.options import Seconds, SinkCommon, SinkType
+from sinks.network.retry import Backoff
 from sinks.objectstore.store import Store, explain
 from sinks.objectstore.uploader import Place, Uploader
-from sinks.options import Seconds, SinkCommon, SinkType
-from sinks.retry import Backoff
-from sinks.secrets import Secret, mask, read_secret
-from sinks.tls import TlsConfig, build_context
 
 SCHEMES = ("s3", "gs", "az", "file")
 

@@ -12,13 +12,13 @@ import trio
 
 from collector.archive.segment import SUFFIX
 from collector.errors import ArchiveError
-from collector.snapshot import SinkSnapshot
-from sinks.base import SealedSegment, TransportState
+from collector.monitor.state import SinkSnapshot
+from sinks.contract.base import SealedSegment, TransportState
+from sinks.network.retry import Backoff
 from sinks.objectstore.digest import Digest, count_events, read_digest, read_entry
 from sinks.objectstore.names import MANIFEST, PROBE, build_folder, date_of, other_name, quote_part
 from sinks.objectstore.progress import Progress, Uploaded, path_of, read_progress, write_progress
 from sinks.objectstore.store import StoppedError, Store, StoreError
-from sinks.retry import Backoff
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from collector.archive.tally import RECOVERED
 from collector.archive.totals import build_totals
 from collector.batch import Block, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream.checks import check_block, check_counts, check_header, check_name, check_totals
 from sinks.stream.names import Names
 from sinks.stream.room import check_room

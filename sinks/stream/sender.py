@@ -10,11 +10,11 @@ from typing import Any
 import trio
 
 from collector.errors import ArchiveError, SegmentError
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream.host import HostArchive, HostPolicy, MalformedError, Taken
 from sinks.stream.memory import Memory
 from sinks.stream.room import NoRoomError
-from sinks.wire import StreamError, WireRecord, parse_parcel
+from sinks.wire.messages import StreamError, WireRecord, parse_parcel
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from collector.errors import ArchiveError, ArchiveFullError, SegmentError
 from sinks.stream.host import HostPolicy, MalformedError, Taken
 from sinks.stream.memory import Memory
 from sinks.stream.sender import CrowdedError, ReplacedError, Sender
-from sinks.wire import (
+from sinks.wire.messages import (
     CONTROL_BODY_BYTES,
     MALFORMED,
     Parser,

@@ -21,15 +21,15 @@ from trio.abc import Stream
 from collector.archive.frame import Kind, build_head_tail
 from collector.archive.objects import END, object_key, object_type
 from collector.batch import Delivery
-from collector.config_types import MIB
+from collector.config.types import MIB
 from collector.errors import SegmentError
-from sinks.address import parse_address
-from sinks.base import Parcel, SinkContext, TransportState
-from sinks.options import SinkCommon, SinkType
-from sinks.retry import Backoff
-from sinks.sizes import most_body_bytes
-from sinks.tls import TlsConfig, build_context, explain, not_after_s
-from sinks.wire import HOST_NAME, Parser, RefusedError, StreamError, build_hello, parse_ack, parse_welcome
+from sinks.connect.address import parse_address
+from sinks.connect.tls import TlsConfig, build_context, explain, not_after_s
+from sinks.contract.base import Parcel, SinkContext, TransportState
+from sinks.contract.options import SinkCommon, SinkType
+from sinks.network.retry import Backoff
+from sinks.wire.messages import HOST_NAME, Parser, RefusedError, StreamError, build_hello, parse_ack, parse_welcome
+from sinks.wire.sizes import most_body_bytes
 
 READ_BYTES = 1 << 16
 JITTER = 0.5

@@ -18,13 +18,13 @@ from pydantic import Field, field_validator
 from collector.archive.frame import Kind, build_record
 from collector.archive.objects import object_key
 from collector.batch import Delivery
-from collector.config_types import MIB
+from collector.config.types import MIB
 from collector.errors import CollectorError, SegmentError
-from sinks.address import parse_address
-from sinks.base import Parcel, SinkContext, TransportState
-from sinks.listening import listen_on_path
-from sinks.options import SinkCommon, SinkType, WhenFull
-from sinks.wire import Parser, build_refused, build_welcome, parse_hello
+from sinks.connect.address import parse_address
+from sinks.connect.listening import listen_on_path
+from sinks.contract.base import Parcel, SinkContext, TransportState
+from sinks.contract.options import SinkCommon, SinkType, WhenFull
+from sinks.wire.messages import Parser, build_refused, build_welcome, parse_hello
 
 logger = logging.getLogger(__name__)
 

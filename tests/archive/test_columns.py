@@ -18,7 +18,7 @@ from collector.archive.columns import (
     decode_variable,
 )
 from collector.archive.fields import pack
-from collector.archive.objects import FormatObject, parse_format, parse_object
+from collector.archive.objects import FormatObject, build_object, parse_format, parse_object
 from collector.batch import Missed
 from collector.errors import SegmentError
 from tests.archive.encoder import (
@@ -28,7 +28,6 @@ from tests.archive.encoder import (
     PLAIN_ID,
     UNKNOWN_ID,
     build_block,
-    build_object,
     encode_array,
     encode_fixed,
     encode_integers,

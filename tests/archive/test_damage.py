@@ -15,7 +15,7 @@ from collector.archive.segment import SegmentWriter
 from collector.archive.totals import Totals
 from collector.archive.verify import verify_archive, verify_paths
 from collector.errors import SegmentError
-from collector.view.show import show_paths
+from collector.show.show import show_paths
 from tests.archive.encoder import PLAIN_ID, Maps, build_block, header, ledger, write_run
 
 STREAM = ("main", 0)

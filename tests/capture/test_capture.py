@@ -20,7 +20,7 @@ from collector.batch import Block, Delivery, SinkState, StreamKey
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.capture import Capture
 from collector.capture.stream import BLOCK_HEAD_BYTES, ENTRY_BYTES, Ask, Visit
-from sinks.base import Item
+from sinks.contract.base import Item
 from sinks.runner import SinkRunner
 from tests.capture.rig import (
     FULL_ENTRIES,

@@ -16,12 +16,12 @@ from collector.capture.pipe import PipeSource
 from collector.capture.reports import Watch, build_watches, look_at_all
 from collector.capture.source import LiveSource
 from collector.cli import main
+from collector.control.instance import Instance
 from collector.errors import TracefsPermissionError
-from collector.tracefs.instance import Instance
-from collector.view.reports import as_text, show_reports
+from collector.show.reports import as_text, show_reports
 from sinks.file.notes import Pending
 from tests.capture.rig import RUN
-from tests.tracefs.test_desired import set_up, spec_of, undo, writes_of
+from tests.control.test_desired import set_up, spec_of, undo, writes_of
 from tests.tracefs.tree import FakeKernel, event_format, make_fake_kernel, put
 
 TRACE = "# tracer: wakeup\n#\n# latency: 77 us\n  bad\x1b[31m-9  0d... 5us : switch\n"

@@ -8,7 +8,7 @@ from typing import Any
 from collector.archive.bodies import parse_block, parse_gap
 from collector.archive.frame import Kind, Record
 from collector.archive.reader import list_segments, open_segment
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 
 ENTRIES = 20  # of each block
 

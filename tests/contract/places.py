@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from collector.archive.frame import Kind
-from collector.batch import Block
+from collector.batch import Block, StreamKey
 from sinks import runner as runner_module
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.file import sink as file_module
 from tests.contract import made
 from tests.contract.arrived import (
@@ -23,7 +23,7 @@ from tests.contract.arrived import (
     seen_in_record,
     seen_in_rows,
 )
-from tests.contract.made import MIB, StreamKey
+from tests.contract.made import MIB
 from tests.contract.ways import DiskWay, ProxyWay, TapWay
 from tests.contract.world import Served, make_block
 from tests.sinks.objectstore.servers import KEY, SECRET, Server

@@ -7,7 +7,7 @@ import trio
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.base import Parcel, TransportState
+from sinks.contract.base import Parcel, TransportState
 
 
 class Receiver:

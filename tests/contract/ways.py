@@ -11,8 +11,8 @@ import trio
 
 from collector.archive import disk
 from collector.archive.frame import MAX_BODY_BYTES
-from sinks.base import Parcel
-from sinks.wire import Parser, build_hello, parse_parcel, parse_welcome
+from sinks.contract.base import Parcel
+from sinks.wire.messages import Parser, build_hello, parse_parcel, parse_welcome
 from tests.sinks.proxy import Proxy
 
 POLL_S = 0.01

@@ -10,16 +10,16 @@ from typing import Any
 import trio
 
 from collector.batch import Block, StreamKey
-from collector.snapshot import SinkSnapshot
+from collector.monitor.state import SinkSnapshot
 from sinks import registry
 from sinks.assemble import assemble
-from sinks.base import SinkContext
+from sinks.contract.base import SinkContext
+from sinks.contract.options import SPOOL_FOLDER
 from sinks.file.sink import FileSink
-from sinks.options import SPOOL_FOLDER
 from sinks.runner import SinkRunner
-from tests.archive.encoder import PLAIN_ID, UNKNOWN_ID, Row, build_block
+from tests.archive.encoder import PLAIN_ID, UNKNOWN_ID, Maps, Row, build_block
 from tests.contract.arrived import ENTRIES, Seen, numbers_of
-from tests.contract.made import Context, InThread, Maps, gap, in_place
+from tests.contract.made import Context, InThread, gap, in_place
 from tests.contract.ways import Way
 from tests.crash.workload import make_policy
 

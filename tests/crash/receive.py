@@ -9,8 +9,8 @@ from collector.archive.reader import Segment
 from collector.archive.totals import build_totals
 from collector.archive.verify import verify_archive
 from collector.batch import Note, NoteKind, StreamKey
-from sinks.base import Parcel
-from sinks.log import ParcelWriter, write_end
+from sinks.contract.base import Parcel
+from sinks.network.backlog import ParcelWriter, write_end
 from sinks.stream.host import HostArchive, HostPolicy
 from tests.archive.encoder import PLAIN_ID, Maps, build_block, ledger
 from tests.crash.case import Case, Machine, Said

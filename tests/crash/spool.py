@@ -8,11 +8,12 @@ from pathlib import Path
 from collector.archive.frame import Kind
 from collector.archive.segment import PART_SUFFIX, SUFFIX
 from collector.batch import Block, StreamKey
-from sinks.cursor import Cursor, read_cursor, write_cursor
-from sinks.log import START, Entry, Position
-from sinks.rejected import FOLDER as REJECTED_FOLDER
-from sinks.spool import SPACE_CHECK_S, Spool, SpoolPolicy
-from tests.contract.made import MIB, Context, Maps, block
+from sinks.network.backlog import START, Entry, Position
+from sinks.spool.cursor import Cursor, read_cursor, write_cursor
+from sinks.spool.rejected import FOLDER as REJECTED_FOLDER
+from sinks.spool.spool import SPACE_CHECK_S, Spool, SpoolPolicy
+from tests.archive.encoder import Maps
+from tests.contract.made import MIB, Context, block
 from tests.crash.case import Case, Machine, Said
 
 FOLDER = "spool"

@@ -10,7 +10,7 @@ from tests.crash.sites import ROOT, durable_files
 FREE = {
     "collector/archive/disk.py",
     "collector/archive/lock.py",  # a lock lives as long as its process
-    "sinks/listening.py",  # so does a socket
+    "sinks/connect/listening.py",  # so does a socket
     "sinks/tap/sink.py",
     "sinks/kafka/consume.py",  # what it writes is in Kafka, and is made again from there
 }

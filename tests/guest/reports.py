@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from collector.view.reports import show_reports
+from collector.show.reports import show_reports
 from tests.conftest import TRACEFS
 from tests.guest.live import check
 from tests.guest.tracers import assert_as_before, open_files, read_tracefs

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import TRACEFS
+from tests.control.test_desired_live import libc_function
 from tests.guest.live import check
 from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_events, read_info, run_command, wait_until
-from tests.tracefs.test_desired_live import libc_function
 
 OPENS = 50
 

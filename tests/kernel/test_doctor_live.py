@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collector.tracefs.findings import REFUSED_FUNCTIONS
+from collector.doctor.findings import REFUSED_FUNCTIONS
 from tests.kernel.conftest import read_top_level
 from tests.kernel.daemon import COMMAND
 

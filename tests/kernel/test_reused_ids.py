@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.control.test_desired_live import libc_function
 from tests.kernel.conftest import StartDaemon
 from tests.kernel.daemon import QUIET_EVENT, assert_verifies, read_events, read_info, wait_until
-from tests.tracefs.test_desired_live import libc_function
 
 CALLS = 40
 TRIES = 20  # of getting the same id again: others make and remove probes too

@@ -9,8 +9,8 @@ from collector.archive.frame import Kind, Record
 from collector.archive.objects import END, build_object
 from collector.archive.reader import list_segments, open_segment
 from collector.cli import main
-from sinks.base import Parcel
-from sinks.wire import parse_parcel
+from sinks.contract.base import Parcel
+from sinks.wire.messages import parse_parcel
 
 CASE = "6.18/mix"
 

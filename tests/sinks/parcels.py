@@ -7,7 +7,7 @@ from collector.archive.fields import unpack
 from collector.archive.frame import Kind, Record
 from collector.archive.reader import open_segment
 from collector.batch import StreamKey
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 
 SENT = {Kind.HEADER, Kind.OBJECT, Kind.BLOCK, Kind.GAP, Kind.COVERAGE, Kind.SAMPLE}
 

@@ -8,9 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from collector.batch import Block, Missed, Note
-from sinks.base import Follower
+from sinks.contract.base import Follower
+from sinks.contract.options import FilterOptions
 from sinks.fanout import Fanout, Route
-from sinks.options import FilterOptions
 from sinks.runner import SinkRunner
 from tests.contract.made import block
 

@@ -6,9 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from collector.batch import Block, Delivery, Note, NoteKind, StreamKey
+from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from sinks import runner as runner_module
-from sinks.base import Item, SinkState
+from sinks.contract.base import Item
 from sinks.runner import RETRY_S, TICK_S, SinkRunner
 
 KEY = StreamKey(bytes(16), "i", 0)

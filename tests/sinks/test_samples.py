@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.daemon import SINK_MODELS
+from collector.run.daemon import SINK_MODELS
 from sinks import registry
 
 ROOT = Path(registry.__file__).parent

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from collector.capture.format_index import RELIST_AGE_S, FormatIndex
 from collector.errors import TracefsError, TracefsMissingError, TracefsPermissionError, UsageError
 from collector.tracefs import files
 from collector.tracefs.files import TracefsDir, errno_of, find_tracefs, read_stats_fd
-from collector.tracefs.format_index import RELIST_AGE_S, FormatIndex
-
-from .tree import event_format, make_recorded_tree, put
+from tests.tracefs.tree import event_format, make_recorded_tree, put
 
 
 def test_a_recorded_tree_reads_like_the_real_one(tmp_path: Path) -> None:

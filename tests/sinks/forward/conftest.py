@@ -2,7 +2,7 @@
 
 import pytest
 
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from tests.sinks.forward.rig import Certificates, make_certificates
 from tests.sinks.made import make_segment
 from tests.sinks.parcels import parcels_of

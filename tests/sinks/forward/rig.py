@@ -21,7 +21,7 @@ import trio
 import trustme
 
 from collector.batch import Delivery
-from sinks.base import Parcel, SinkContext
+from sinks.contract.base import Parcel, SinkContext
 from sinks.forward.sink import SINK, ForwardOptions, ForwardTransport
 
 SERVER_JS = Path(__file__).parent / "server.js"

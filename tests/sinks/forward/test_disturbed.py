@@ -13,7 +13,7 @@ import trio
 from collector.archive.frame import Kind
 from collector.archive.objects import build_object
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.forward.sink import ForwardTransport
 from tests.sinks.forward.rig import Server, Stream, make, messages, running
 from tests.sinks.made import make_segment

@@ -12,9 +12,9 @@ import trio
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.connect.tls import build_server_context
+from sinks.contract.base import Parcel
 from sinks.forward.protocol import MAX_MESSAGE_BYTES
-from sinks.tls import build_server_context
 from tests.sinks.forward.rig import (
     NAME,
     Certificates,

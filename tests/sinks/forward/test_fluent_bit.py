@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from tests.sinks.forward.rig import bring, in_batches, make, running
 
 FLUENT_BIT = shutil.which("fluent-bit")

@@ -9,8 +9,8 @@ import trio
 from collector.archive.frame import Kind, build_record
 from collector.archive.reader import open_segment
 from collector.batch import Delivery
-from sinks.base import Parcel
-from tests.decode.slow_rows import SlowRows
+from sinks.contract.base import Parcel
+from tests.read.slow_rows import SlowRows
 from tests.sinks.forward import rig
 from tests.sinks.forward.rig import NAME, Certificates, bring, fluent_server, in_batches, make, plain, running
 

@@ -12,11 +12,11 @@ from collector.archive.frame import Kind
 from collector.archive.objects import build_object
 from collector.cli import main
 from collector.errors import SegmentError
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.forward.records import RecordBuilder
 from tests.archive.encoder import PLAIN, PLAIN_ID, build_block
 from tests.conftest import RECORDED_CASES
-from tests.decode.slow_rows import SlowRows
+from tests.read.slow_rows import SlowRows
 from tests.sinks.forward.rig import to_ns
 from tests.sinks.parcels import parcels_of
 

@@ -11,7 +11,7 @@ import trio
 from collector.archive.frame import Kind
 from collector.batch import Delivery
 from collector.errors import ConfigError
-from sinks.base import Parcel, SinkContext
+from sinks.contract.base import Parcel, SinkContext
 from sinks.forward.sink import SINK, ForwardOptions
 from tests.sinks.forward.rig import Server, Stream, bring, in_batches, make, messages, running
 from tests.sinks.made import make_segment

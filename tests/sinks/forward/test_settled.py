@@ -4,7 +4,7 @@ import pytest
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.forward import settled
 from sinks.forward.settled import Preamble, Settled
 

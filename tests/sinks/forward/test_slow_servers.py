@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from collector.batch import Delivery, StreamKey
-from sinks.base import Parcel
-from sinks.delivery import NetworkRunner
-from sinks.log import MemoryLog
+from sinks.contract.base import Parcel
+from sinks.network.backlog import MemoryBacklog
+from sinks.network.delivery import NetworkRunner
 from tests.archive.encoder import EVERY_ID, RUN, Maps, build_block, every_row
 from tests.contract.made import Context, in_place
 from tests.sinks.forward.rig import Server, Stream, make, messages, running
@@ -31,7 +31,7 @@ async def test_a_slow_server_gets_everything_once(nursery: trio.Nursery) -> None
     await nursery.start(server.run)
     options = {"request_timeout_s": TIMEOUT_S, "chunk_bytes": 65536, "when_full": "block", "compress": "none"}
     transport = make(server.port, **options)
-    log = MemoryLog(Context(StreamKey(RUN, "main", 0), run=RUN), Maps(), 300)
+    log = MemoryBacklog(Context(StreamKey(RUN, "main", 0), run=RUN), Maps(), 300)
     runner = NetworkRunner(transport, log, transport._options, in_place)
     await runner.open()
     nursery.start_soon(runner.run)

@@ -12,7 +12,7 @@ from collector.archive.lock import ArchiveLock
 from collector.archive.verify import verify_paths
 from collector.batch import Delivery
 from collector.errors import ArchiveError, ArchiveLockedError
-from sinks.base import Parcel, SinkContext
+from sinks.contract.base import Parcel, SinkContext
 from sinks.kafka import consume
 from sinks.kafka.consume import Rebuilt, rebuild_archive
 from sinks.kafka.sink import KafkaConfig, build

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError
 from collector.archive.fields import pack, unpack
 from collector.archive.frame import Kind
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.kafka.sink import KafkaSink
 from tests.sinks.kafka.brokers import Tansu, create_topics, mock_cluster
 from tests.sinks.kafka.meddler import Meddler

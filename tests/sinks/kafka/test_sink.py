@@ -17,11 +17,11 @@ from confluent_kafka import Consumer
 
 from collector.batch import Delivery
 from collector.errors import ConfigError
-from sinks.base import Parcel, SinkContext
+from sinks.connect.tls import build_server_context
+from sinks.contract.base import Parcel, SinkContext
 from sinks.kafka import sink as sink_module
 from sinks.kafka.consume import Rebuilt, _ends, _headers, _messages, rebuild_archive
 from sinks.kafka.sink import KafkaConfig, KafkaSink, build
-from sinks.tls import build_server_context
 from tests.sinks.kafka.brokers import SILENT, Tansu, create_topics, free_port, mock_cluster
 from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of

@@ -8,7 +8,7 @@ from typing import Any
 import obstore
 import trio
 
-from sinks.base import SinkContext
+from sinks.contract.base import SinkContext
 from sinks.objectstore.sink import ObjectStoreConfig, build, build_store
 from sinks.objectstore.uploader import Uploader
 from tests.sinks.objectstore.servers import KEY, SECRET

@@ -16,7 +16,7 @@ import trustme
 
 from collector.archive.verify import verify_paths
 from collector.errors import ConfigError
-from sinks.base import SinkContext
+from sinks.contract.base import SinkContext
 from sinks.file.retention import Sealed
 from sinks.objectstore import uploader as uploader_module
 from sinks.objectstore.digest import Digest, read_digest

@@ -14,7 +14,7 @@ from collector.archive.info import summarise
 from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream.host import HostPolicy
 from sinks.stream.server import Limits, Receiver
 from sinks.stream.sink import StreamOptions, StreamTransport

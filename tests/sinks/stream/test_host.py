@@ -16,7 +16,7 @@ from collector.archive.frame import Kind, Record
 from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.errors import ArchiveFullError, SegmentError
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.seen import Seen
 from tests.crash.receive import PARCELS, abandon, place_of, prefix_of

@@ -22,16 +22,16 @@ from collector.archive.totals import Totals, build_totals
 from collector.archive.verify import verify_archive
 from collector.batch import Block, Note, StreamKey
 from collector.capture.stream import LooseGap, Visit
-from collector.config import Config
+from collector.config.models import Config
 from collector.errors import SegmentError
-from collector.pipeline import Pipeline
-from sinks.base import Parcel
-from sinks.log import ParcelWriter, parcel_of_block
+from collector.run.pipeline import Pipeline
+from sinks.contract.base import Parcel
+from sinks.network.backlog import ParcelWriter, parcel_of_block
 from sinks.stream import host, room
 from sinks.stream.host import HostArchive, HostPolicy, MalformedError
 from sinks.stream.room import NoRoomError
-from tests.archive.encoder import PLAIN_ID
-from tests.contract.made import KEY, RUN, Context, Maps, block
+from tests.archive.encoder import PLAIN_ID, Maps
+from tests.contract.made import KEY, RUN, Context, block
 from tests.sinks.stream.rig import POLICY, batches, block_names
 from tests.tracefs.tree import make_recorded_tree
 

@@ -14,12 +14,12 @@ from collector.archive.objects import END, build_object
 from collector.archive.reader import list_segments, open_segment
 from collector.batch import Delivery, StreamKey
 from collector.errors import SegmentError
-from sinks.base import Parcel
-from sinks.delivery import NetworkRunner
-from sinks.log import MemoryLog
+from sinks.contract.base import Parcel
+from sinks.network.backlog import MemoryBacklog
+from sinks.network.delivery import NetworkRunner
 from sinks.stream import checks, names
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.wire import (
+from sinks.wire.messages import (
     Parser,
     RefusedError,
     StreamError,
@@ -31,7 +31,8 @@ from sinks.wire import (
     parse_ack,
     parse_parcel,
 )
-from tests.contract.made import MIB, Context, Maps, block, gap, in_place
+from tests.archive.encoder import Maps
+from tests.contract.made import MIB, Context, block, gap, in_place
 from tests.sinks.stream.rig import block_names, bring, check_same, first_block, listen, sending, serving
 
 OTHER_RUN = b"\1" * 16
@@ -50,7 +51,7 @@ async def test_a_runner_gives_up_the_malformed_record_alone(tmp_path: Path) -> N
         retry_first_s=0.01, retry_max_s=0.02,
     )  # fmt: skip
     transport = StreamTransport(options, "here", None)
-    runner = NetworkRunner(transport, MemoryLog(Context(), Maps(), 300.0), options, in_place)
+    runner = NetworkRunner(transport, MemoryBacklog(Context(), Maps(), 300.0), options, in_place)
     await runner.open()
     async with serving(tmp_path) as served, trio.open_nursery() as nursery:
         for number in range(20):

@@ -9,11 +9,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from collector.archive.frame import Kind, build_head_tail
 from collector.archive.objects import build_object
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream import memory, server
 from sinks.stream.memory import PATIENCE_S, Memory
 from sinks.stream.server import Limits
-from sinks.wire import build_hello
+from sinks.wire.messages import build_hello
 from tests.sinks.stream.rig import bring, check_same, sending, serving
 
 MIB = 1 << 20

@@ -18,11 +18,11 @@ import pytest
 import trio
 import trustme
 
-from collector.receive import check_name, raise_descriptor_limit
-from sinks.address import parse_address
-from sinks.base import Parcel
+from collector.run.receive import check_name, raise_descriptor_limit
+from sinks.connect.address import parse_address
+from sinks.connect.tls import TlsConfig, build_context
+from sinks.contract.base import Parcel
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.tls import TlsConfig, build_context
 from tests.sinks.stream.rig import bring, check_same, first_block
 
 COMMAND = Path(sys.executable).with_name("ftrace-collector")

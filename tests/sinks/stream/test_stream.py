@@ -22,7 +22,7 @@ from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.batch import Delivery, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream import host, run, server
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.memory import Memory
@@ -30,7 +30,7 @@ from sinks.stream.seen import Seen
 from sinks.stream.sender import Sender
 from sinks.stream.server import Limits, Receiver
 from sinks.stream.sink import StreamOptions, StreamTransport
-from sinks.wire import (
+from sinks.wire.messages import (
     Parser,
     StreamError,
     WireRecord,

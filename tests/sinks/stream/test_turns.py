@@ -14,7 +14,7 @@ import trio
 
 from collector.archive.reader import list_segments
 from collector.batch import Delivery
-from sinks.base import Parcel
+from sinks.contract.base import Parcel
 from sinks.stream import host, room, server
 from sinks.stream.host import HostArchive, HostPolicy
 from sinks.stream.server import Limits

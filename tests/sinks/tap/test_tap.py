@@ -15,11 +15,11 @@ import trio.testing
 from collector.archive.frame import Kind
 from collector.batch import Delivery
 from collector.errors import CollectorError, UsageError
-from collector.tap import tap
-from collector.view.show import show_paths
-from sinks.base import Parcel
+from collector.run.tap import tap
+from collector.show.show import show_paths
+from sinks.contract.base import Parcel
 from sinks.tap.sink import Tap, TapOptions
-from sinks.wire import Message, Parser, WireRecord, build_hello, parse_parcel, parse_welcome
+from sinks.wire.messages import Message, Parser, WireRecord, build_hello, parse_parcel, parse_welcome
 
 
 @asynccontextmanager

@@ -1,0 +1,145 @@
+"""What this kernel, or a rule of ours, does not allow: found before anything is changed. Pure."""
+
+import difflib
+
+from collector.control.planner import block_file, files_named, scope_of
+from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
+from collector.errors import InstanceBusyError, UsageError
+from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
+from collector.tracefs.dynamic import SYNTHETIC_GROUP, USER_GROUP, same_definition
+from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
+
+# Options that have a key of their own, or that the collector needs as they are. {option: what to do}
+_OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
+
+# {file: how a kernel gets it}
+_ORIGIN = {
+    "set_graph_function": "CONFIG_FUNCTION_GRAPH_TRACER",
+    "set_graph_notrace": "CONFIG_FUNCTION_GRAPH_TRACER",
+    "max_graph_depth": "CONFIG_FUNCTION_GRAPH_TRACER",
+    "set_ftrace_filter": "CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE",
+    "set_ftrace_notrace": "CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE",
+    "/proc/sys/kernel/stack_tracer_enabled": "CONFIG_STACK_TRACER",
+    "/proc/sys/kernel/ftrace_enabled": "CONFIG_FUNCTION_TRACER",
+    DYNAMIC_FILE: "CONFIG_DYNAMIC_EVENTS",
+}
+_SHARED_ALWAYS = (DYNAMIC_FILE,)  # what is written there is ours alone, by its group
+
+
+def check_desired(spec: InstanceSpec, probe: Probe) -> None:
+    """Find what would be refused half-way.
+
+    Raises:
+      UsageError: this kernel can't do it, or it needs a consent that is not given.
+    """
+    check_spec(spec, probe)
+    _check_tracer(spec, probe)
+    _check_block_devices(spec, probe)
+    _check_options(spec, probe)
+    for file in files_named(spec):
+        if file not in probe.values and file not in probe.top_values:
+            origin = _ORIGIN.get(file)
+            raise UsageError(
+                "this kernel has no such file", where=file, expected="a file of the instance or of the top level",
+                got="none", hint=f"{origin} makes it" if origin else None,
+            )  # fmt: skip
+        if scope_of(file, probe) == "top" and file not in _SHARED_ALWAYS and not spec.allow_top_level:
+            raise UsageError(
+                "this file is shared by all users of tracing", where=file, expected="allow_top_level = true",
+                got="false", hint="it is restored at exit; or leave the key that sets it out",
+            )  # fmt: skip
+    _check_probes(spec, probe)
+    _check_snapshots(spec, probe)
+
+
+def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
+    if spec.tracer == NO_TRACER:
+        return
+    everywhere = dict.fromkeys([*probe.tracers, *probe.top_tracers])
+    if spec.tracer not in everywhere:
+        raise UsageError(
+            "this kernel has no such tracer", where="tracer", expected=f"one of {' '.join(everywhere)}",
+            got=repr(spec.tracer),
+        )  # fmt: skip
+    if spec.tracer == "mmiotrace" and not spec.consent_mmiotrace:
+        raise UsageError(
+            "mmiotrace takes all CPUs but one offline", where="tracer", expected="consent_mmiotrace = true",
+            got="false",
+        )  # fmt: skip
+    if spec.tracer not in probe.tracers:
+        others = [tracer for tracer in probe.tracers if tracer != NO_TRACER]
+        raise UsageError(
+            "this kernel runs this tracer at the top level only", where="tracer",
+            expected=f"one that runs in an instance: {' '.join(others) or 'none here'}", got=repr(spec.tracer),
+            hint="top_level_buffer = true, with allow_top_level = true, collects from the top level"
+            + ("; function_graph runs in instances from Linux 6.12 on" if spec.tracer == "function_graph" else ""),
+        )  # fmt: skip
+
+
+def _check_block_devices(spec: InstanceSpec, probe: Probe) -> None:
+    for device in spec.block_devices:
+        now = probe.top_values.get(block_file(device))
+        if now is None:
+            raise UsageError(
+                "no such block device, or none that can be traced", where=f"block_devices: {device}",
+                expected=f"{block_file(device)}, which CONFIG_BLK_DEV_IO_TRACE makes", got="no such file",
+                hint=f"`ls {BLOCK_FOLDER}` shows the devices",
+            )  # fmt: skip
+        if now.strip() != "0":
+            raise InstanceBusyError(
+                "somebody else traces this block device", where=block_file(device), expected="0", got=now.strip(),
+                hint="end blktrace, or whoever it is",
+            )  # fmt: skip
+
+
+def _check_options(spec: InstanceSpec, probe: Probe) -> None:
+    for option in spec.options:
+        if option in _OWN_OPTIONS:
+            raise UsageError("not an option to set here", where=f"options.{option}", hint=_OWN_OPTIONS[option])
+        file = f"options/{option}"
+        if file not in probe.values and file not in probe.top_values:
+            near = difflib.get_close_matches(option, probe.option_names, 3, 0.6)
+            raise UsageError(
+                "this kernel has no such option", where=f"options.{option}", expected="a file of options/",
+                got=repr(option),
+                hint=f"did you mean {', '.join(near)}?" if near else f"there are: {' '.join(probe.option_names)}",
+            )  # fmt: skip
+    if spec.event_fork is not None and EVENT_FORK_FILE not in probe.files:
+        raise UsageError("this kernel has no such option", where="event_fork", expected=EVENT_FORK_FILE, got="none")
+
+
+def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
+    """Names in the kernel's own groups may be somebody else's."""
+    if probe.existed:
+        return
+    listed = {(event.group, event.name): event for event in probe.dynamic}
+    for wish in spec.probes:
+        other = listed.get((wish.group, wish.name))
+        if other is not None and wish.group in (SYNTHETIC_GROUP, USER_GROUP):
+            same = same_definition(wish.definition, other.line)
+            raise UsageError(
+                "there is an event of this name already", where="probes", expected="a name that is free",
+                got=other.line, hint=f"`{other.removal}` in {DYNAMIC_FILE} removes it" if same else None,
+            )  # fmt: skip
+
+
+def _check_snapshots(spec: InstanceSpec, probe: Probe) -> None:
+    """A snapshot takes the ring away from whoever reads it as it is written."""
+    if spec.read != "snapshot":
+        taking = [line for lines in spec.triggers.values() for line in lines if takes_snapshot(line)]
+        if taking:
+            raise UsageError(
+                "a snapshot swaps the rings under their reader", where="triggers", expected='read = "snapshot"',
+                got=f"{taking[0]} with read = {spec.read}",
+            )  # fmt: skip
+        return
+    if probe.snapshot == "none":
+        raise UsageError(
+            "this kernel has no snapshots", where="read", expected=f"a file {SNAPSHOT_FILE} in each instance",
+            got="none", hint="CONFIG_TRACER_SNAPSHOT makes it",
+        )  # fmt: skip
+    if spec.tracer in SWAPPING_TRACERS:
+        raise UsageError(
+            "this tracer keeps its longest trace where a snapshot would be", where="read", expected="raw or text",
+            got=f"snapshot with tracer = {spec.tracer}",
+        )  # fmt: skip

@@ -1,0 +1,66 @@
+"""The files around the code: the unit, the Makefile's promises, what the documentation names."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from collector.config.models import Config, config_keys
+from collector.errors import EXIT_CONFIG, EXIT_INCOMPLETE_DRAIN, EXIT_USAGE
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "ftrace-collector.service"
+
+
+@pytest.fixture
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNIT)
+    return parser
+
+
+def test_the_unit_leaves_time_to_drain(unit: configparser.ConfigParser) -> None:
+    assert float(unit["Service"]["TimeoutStopSec"]) > Config().shutdown_timeout_s
+
+
+def test_the_unit_does_not_repeat_what_cannot_work(unit: configparser.ConfigParser) -> None:
+    codes = {int(code) for code in unit["Service"]["RestartPreventExitStatus"].split()}
+    assert codes == {EXIT_USAGE, EXIT_CONFIG}
+    assert EXIT_INCOMPLETE_DRAIN not in codes  # the next start adopts what was left
+
+
+@pytest.mark.parametrize("trap", ["ProtectKernelTunables", "ProtectKernelLogs", "PrivatePIDs", "PrivateUsers"])
+def test_the_unit_keeps_clear_of_what_breaks_tracing(trap: str, unit: configparser.ConfigParser) -> None:
+    assert trap not in unit["Service"]
+
+
+def test_the_unit_can_write_the_archive_it_is_configured_for(unit: configparser.ConfigParser) -> None:
+    folder = re.search(r'(?m)^folder = "/var/lib/([^/"]+)/', (ROOT / "systemd" / "config.toml").read_text())
+    assert folder is not None
+    assert unit["Service"]["StateDirectory"] == folder[1]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze: install systemd")
+def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, timeout=60)
+    assert UNIT.name not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_operating_page_explains_every_setting() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text()
+    missing = [".".join(key) for key in config_keys() if f"`{key[-1]}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operating.md", "docs/metrics.md", "CHANGELOG.md"])
+def test_links_lead_to_files(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
