@@ -1,8 +1,10 @@
 # make run         collect from this machine's kernel into ./traces, until Ctrl-C
 # make build       make .venv and install the package there
-# make test        lint, strict types, the tests: of those that boot other kernels one for each
-# make test-guest  all tests that boot other kernels, about half an hour (see tests/guest/README.md)
-# make lint        lint and strict types alone
+# make check       lint, strict types, the tests that need neither root, network nor kernel: TIME_CHECK on two cores
+# make test        all of that and the rest, of the tests that boot other kernels one for each: TIME_TEST
+# make test-guest  all tests that boot other kernels: half an hour (see tests/guest/README.md)
+# make lint        lint and strict types alone: seconds, the first time 40
+# make fix         mend what lint can mend, sort imports, format
 # make bench       measure against other tools (see bench/README.md)
 # make clean       remove all that the others made, but no archive
 #
@@ -12,11 +14,12 @@ PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
 BIN := .venv/bin
+CPUS := $(shell getconf _NPROCESSORS_ONLN)
 BUILT := .venv/.built
 BUILT_FOR_TESTS := .venv/.built-for-tests
 SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: run build test test-guest lint bench clean
+.PHONY: run build check test test-guest lint fix bench clean
 
 run: build
 	@if [ "$$(id -u)" = 0 ] && [ -d /sys/kernel/tracing ] && [ ! -e /sys/kernel/tracing/instances ]; then \
@@ -24,6 +27,9 @@ run: build
 	@exec $(BIN)/ftrace-collector run --output ./traces $(ARGS)
 
 build: $(BUILT)
+
+check: lint
+	$(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest' $(PYTEST_ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -m 'not guest or quick_guest' $(PYTEST_ARGS)
@@ -34,6 +40,10 @@ test-guest: $(BUILT_FOR_TESTS)
 lint: $(BUILT_FOR_TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fix: $(BUILT_FOR_TESTS)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: build
 	bench/run

@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import socket
+import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ TRACEFS = Path("/sys/kernel/tracing")
 
 _numbers = itertools.count()
 _skipped_kernel_tests = pytest.StashKey[int]()
+
+# Tests that may connect to somebody over TCP; `make check` leaves them out.
+CONNECTING = ("network", "kernel", "guest")
+_connections = 0  # over TCP since the process began; those of libraries in C don't show
 
 
 def missing_for_kernel_tests() -> str | None:
@@ -46,6 +52,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         why = missing_for_kernel_tests()
         if why is not None:
             pytest.fail(f"FTC_REQUIRE_KERNEL=1, but the live kernel cannot be used: {why}", pytrace=False)
+
+
+def _count_connection(event: str, args: tuple[object, ...]) -> None:
+    global _connections
+    if event == "socket.connect" and getattr(args[0], "family", None) in (socket.AF_INET, socket.AF_INET6):
+        _connections += 1
+
+
+sys.addaudithook(_count_connection)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that connects over TCP is marked: what is not must run where there is no network."""
+    before = _connections
+    result = yield
+    if _connections != before and not any(item.get_closest_marker(name) for name in CONNECTING):
+        pytest.fail("it connects over TCP, and is not marked `network`", pytrace=False)
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

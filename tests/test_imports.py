@@ -6,6 +6,7 @@ Looks at the source, not at what happens to be loaded: an import inside a functi
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +51,8 @@ class Room(NamedTuple):
 
 
 def dotted(name: str) -> str:
-    """`tracefs` -> collector.tracefs, `sinks/wire` -> sinks.wire"""
-    name = name.strip().rstrip("/").replace("/", ".")
+    """`tracefs/` -> collector.tracefs, `sinks/runner.py` -> sinks.runner"""
+    name = name.strip().removesuffix(".py").rstrip("/").replace("/", ".")
     return name if name.split(".")[0] in PACKAGES else f"collector.{name}"
 
 
@@ -92,27 +93,31 @@ TREES = {module: ast.parse(path.read_text()) for module, path in PYTHON.items()}
 GROUND = next(iter(ROOMS.values())).modules  # the first row, which all may import
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+@cache
+def imports_of(path: Path) -> frozenset[tuple[str, str]]:
     """(module, name) of each import anywhere in a file; name is "" for `import module`."""
+    found: set[tuple[str, str]] = set()
     if path.suffix != ".py":
         for base, names in re.findall(r"(?m)^\s*from ([\w.]+) c?import (\([^)]*\)|.*)$", path.read_text()):
-            yield from ((base, name) for name in re.findall(r"\w+", names))
-        return
+            found.update((base, name) for name in re.findall(r"\w+", names))
+        return frozenset(found)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found.update((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import; ours are by full names"
-            yield from ((node.module or "", alias.name) for alias in node.names)
+            found.update((node.module or "", alias.name) for alias in node.names)
+    return frozenset(found)
 
 
-def imported_modules(module: str) -> set[str]:
+@cache
+def imported_modules(module: str) -> frozenset[str]:
     """The modules that this one imports; of `from a import b` a.b where that is a module of ours, else a."""
     found = set()
     for path in SOURCES[module]:
         for base, name in imports_of(path):
             found.add(f"{base}.{name}" if f"{base}.{name}" in SOURCES else base)
-    return found - {module}
+    return frozenset(found - {module})
 
 
 def room_of(module: str) -> str:

@@ -12,7 +12,16 @@ from tests.contract.places import SharedServer
 from tests.contract.world import Served
 from tests.sinks.objectstore.servers import Server, seaweedfs
 
+HERE = Path(__file__).parent
+
 Serve = Callable[[Path], AbstractAsyncContextManager[Served]]  # given a folder of its own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Receivers are somebody else's servers, or ours over TCP."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.network)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ url = "s3://bucket/traces"
 scan_interval_s = 0.2
 retry_first_s = 0.1
 retry_max_s = 0.5
-[sinks.contract.options]
+[sinks.options]
 endpoint = "{url}"
 access_key_id = "{key}"
 region = "us-east-1"

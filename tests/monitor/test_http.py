@@ -21,6 +21,8 @@ from collector.monitor.http import AppState, serve
 from collector.monitor.metrics import Metrics
 from collector.monitor.state import Snapshot, StreamSnapshot
 
+pytestmark = pytest.mark.network
+
 
 @asynccontextmanager
 async def served(state: AppState, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:

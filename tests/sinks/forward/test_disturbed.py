@@ -19,6 +19,8 @@ from tests.sinks.forward.rig import Server, Stream, make, messages, running
 from tests.sinks.made import make_segment
 from tests.sinks.parcels import parcels_of
 
+pytestmark = pytest.mark.network
+
 EPOCHS = 6
 
 

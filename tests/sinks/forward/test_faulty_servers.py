@@ -27,6 +27,8 @@ from tests.sinks.forward.rig import (
     running,
 )
 
+pytestmark = pytest.mark.network
+
 Fault = Callable[[Server, Stream, int], Awaitable[None]]
 
 sent_bytes = 0  # by the flood

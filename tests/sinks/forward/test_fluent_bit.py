@@ -15,7 +15,7 @@ from sinks.contract.base import Parcel
 from tests.sinks.forward.rig import bring, in_batches, make, running
 
 FLUENT_BIT = shutil.which("fluent-bit")
-pytestmark = pytest.mark.skipif(FLUENT_BIT is None, reason="no fluent-bit on the PATH")
+pytestmark = [pytest.mark.network, pytest.mark.skipif(FLUENT_BIT is None, reason="no fluent-bit on the PATH")]
 
 
 @asynccontextmanager

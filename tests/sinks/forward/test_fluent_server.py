@@ -14,7 +14,10 @@ from tests.read.slow_rows import SlowRows
 from tests.sinks.forward import rig
 from tests.sinks.forward.rig import NAME, Certificates, bring, fluent_server, in_batches, make, plain, running
 
-pytestmark = pytest.mark.skipif(rig.why_no_fluent_server() is not None, reason=str(rig.why_no_fluent_server()))
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.skipif(rig.why_no_fluent_server() is not None, reason=str(rig.why_no_fluent_server())),
+]
 
 SECURITY = {"serverHostname": "them", "sharedKey": "key of both", "authorize": False, "userDict": {}}
 

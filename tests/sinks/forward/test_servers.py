@@ -17,6 +17,8 @@ from tests.sinks.forward.rig import Server, Stream, bring, in_batches, make, mes
 from tests.sinks.made import make_segment
 from tests.sinks.parcels import parcels_of
 
+pytestmark = pytest.mark.network
+
 
 def ordinals(server: Server) -> list[tuple[int, int]]:
     return [(record["cpu"], record["ordinal"]) for _, record in server.rows]

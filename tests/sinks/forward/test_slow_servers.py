@@ -14,6 +14,8 @@ from tests.archive.encoder import EVERY_ID, RUN, Maps, build_block, every_row
 from tests.contract.made import Context, in_place
 from tests.sinks.forward.rig import Server, Stream, make, messages, running
 
+pytestmark = pytest.mark.network
+
 ENTRIES = 4000  # of each block: about 18 chunks of 64 KiB
 ACK_S, TIMEOUT_S = 0.2, 1.0
 

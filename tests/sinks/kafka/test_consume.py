@@ -21,6 +21,8 @@ from tests.sinks.kafka.brokers import SILENT, mock_cluster
 from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of
 
+pytestmark = pytest.mark.network
+
 OTHER = b"\x77" * 16
 ALL = {"made:every": 100, "made:plain": 100}
 

@@ -22,6 +22,8 @@ from tests.sinks.kafka.test_sink import ALL, deliver_until_done, read_numbers, r
 from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of
 
+pytestmark = pytest.mark.network
+
 ORDERED = {"host/main/0": list(range(20)), "host/main/1": list(range(20))}
 
 

@@ -27,6 +27,8 @@ from tests.sinks.made import counts_of, make_segment
 from tests.sinks.parcels import parcels_of
 from tests.sinks.proxy import Proxy
 
+pytestmark = pytest.mark.network
+
 ALL = {"made:every": 100, "made:plain": 100}
 
 

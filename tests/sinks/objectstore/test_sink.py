@@ -30,6 +30,8 @@ from tests.sinks.objectstore.places import DAY, Place, is_uploaded, running, upl
 from tests.sinks.objectstore.servers import Server, free_port, rclone, seaweedfs
 from tests.sinks.proxy import Proxy
 
+pytestmark = pytest.mark.network
+
 GOOGLE_KEY = '{"private_key": "made", "private_key_id": "made", "client_email": "made@example", "disable_oauth": true}'
 
 

@@ -16,6 +16,8 @@ from tests.sinks.made import make_segment
 from tests.sinks.objectstore.google import Google, google
 from tests.sinks.objectstore.places import DAY, is_uploaded, running, upload_all, wait_for
 
+pytestmark = pytest.mark.network
+
 
 def at_google(server: Google, folder: Path) -> ObjectStoreConfig:
     (folder / "key").write_text(server.key)

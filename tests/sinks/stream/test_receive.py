@@ -25,6 +25,8 @@ from sinks.contract.base import Parcel
 from sinks.stream.sink import StreamOptions, StreamTransport
 from tests.sinks.stream.rig import bring, check_same, first_block
 
+pytestmark = pytest.mark.network
+
 COMMAND = Path(sys.executable).with_name("ftrace-collector")
 PATIENCE_S = 60.0
 OLD = datetime.now(UTC) - timedelta(days=1)
