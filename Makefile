@@ -8,11 +8,13 @@
 # make bench       measure against other tools (see bench/README.md)
 # make clean       remove all that the others made, but no archive
 #
-# PYTHON=python3.12 chooses the interpreter; ARGS="-e 'irq:*'" goes to `run`, PYTEST_ARGS to pytest.
+# PYTHON=python3.12 chooses the interpreter; ARGS="-e 'irq:*'" goes to `run`, PYTEST_ARGS to pytest. KERNELS=kernel
+# leaves out the tests that boot other kernels.
 
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
+KERNELS ?= kernel or quick_guest
 BIN := .venv/bin
 CPUS := $(shell getconf _NPROCESSORS_ONLN)
 BUILT := .venv/.built
@@ -31,8 +33,10 @@ build: $(BUILT)
 check: lint
 	$(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest' $(PYTEST_ARGS)
 
-test: lint
-	$(BIN)/python -m pytest -m 'not guest or quick_guest' $(PYTEST_ARGS)
+# Tests of the live kernel have it to themselves.
+test: check
+	$(BIN)/python -m pytest -n $(CPUS) --dist loadscope -m 'network and not kernel and not guest' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m '$(KERNELS)' $(PYTEST_ARGS)
 
 test-guest: $(BUILT_FOR_TESTS)
 	FTC_REQUIRE_GUEST=1 $(BIN)/python -m pytest -m guest $(PYTEST_ARGS)

@@ -34,6 +34,7 @@ def missing_for_kernel_tests() -> str | None:
     return None
 
 
+@pytest.hookimpl(trylast=True)  # when those that were not asked for are gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the tests of the live kernel where it isn't to be had; FTC_REQUIRE_KERNEL=1 lets them fail instead."""
     kernel_tests = [item for item in items if item.get_closest_marker("kernel")]

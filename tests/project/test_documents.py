@@ -29,7 +29,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def test_there_are_pages() -> None:
-    assert {"README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "tests/guest/README.md"} <= set(PAGES)
+    assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "tests/guest/README.md"} <= set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES)
