@@ -3,10 +3,12 @@
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+import sinks
 from collector.config.load import LoadedConfig, load_layers
 from collector.config.models import Config
 from collector.config.problems import model_in
@@ -95,10 +97,14 @@ def a_text(rng: random.Random) -> str:
     return "".join(texts)
 
 
-NEEDED = {
-    "forward": "servers = [{host = 'h'}]\n", "kafka": "brokers = ['h:1']\n", "objectstore": "url = 's3://b'\n",
-    "stream": "address = 'h:1'\n", "tap": "",
-}  # fmt: skip
+def needed_by(kind: str) -> str:
+    """What a sink of this type cannot be without: what its sample has beside comments."""
+    sample = Path(sinks.__file__).parent / kind / "sample.toml"
+    lines = [line for line in sample.read_text().split("\n") if line and line[0] not in "#[" and line[:6] != "type ="]
+    return "".join(f"{line}\n" for line in lines)
+
+
+NEEDED = {kind: needed_by(kind) for kind in SINK_MODELS}
 
 
 def load(text: str) -> LoadedConfig | None:
