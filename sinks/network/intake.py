@@ -6,8 +6,8 @@ from itertools import islice
 
 from collector.batch import Block, Note, NoteKind, StreamKey
 from sinks.contract.base import Item
+from sinks.contract.untold import Untold
 from sinks.network.backlog import Lost
-from sinks.network.untold import Untold
 
 Release = Callable[[], None]
 

@@ -28,6 +28,7 @@ from collector.batch import Block, Note, NoteKind
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.contract.base import Item, SegmentContext
 from sinks.contract.options import WhenFull
+from sinks.contract.untold import OF_LOG, Untold
 from sinks.network.backlog import (
     SPOOL_FULL,
     START,
@@ -38,9 +39,9 @@ from sinks.network.backlog import (
     Position,
     ReadBack,
     gap_of_parcel,
+    take_untold,
     write_end,
 )
-from sinks.network.untold import Untold
 from sinks.spool.cursor import Cursor, write_cursor
 from sinks.spool.reader import SpoolReader
 from sinks.spool.rejected import FOLDER as REJECTED
@@ -105,7 +106,7 @@ class Spool:
         self._acked = START
         self._cursor: Cursor | None = None  # as it is in the file
         self._run: bytes | None = None  # of what is written
-        self._untold = Untold()
+        self._untold = Untold(OF_LOG)
         self._suspended: str | None = None
         self._checked_s = 0.0
         self._reader = SpoolReader()
@@ -233,12 +234,13 @@ class Spool:
 
     def _write_untold(self, writer: "SpoolWriter") -> None:
         """Say what was not written before."""
-        while self._untold:
-            note = self._untold.pop()
+        notes = take_untold(self._untold)
+        for at, note in enumerate(notes):
             try:
                 writer.write_note(note)
             except ArchiveError:
-                self._untold.keep(note)
+                for left in notes[at:]:
+                    self._untold.keep(left)
                 raise
 
     def _take(self, done: Appended) -> None:
