@@ -24,7 +24,7 @@ from collector.batch import Delivery
 from collector.config.types import MIB
 from collector.errors import SegmentError
 from sinks.connect.address import parse_address
-from sinks.connect.tls import TlsConfig, build_context, explain, not_after_s
+from sinks.connect.tls import TlsConfig, build_context, explain, not_after_s, secure
 from sinks.contract.base import Parcel, SinkContext, TransportState
 from sinks.contract.options import SinkCommon, SinkType
 from sinks.network.retry import Backoff
@@ -271,13 +271,7 @@ class StreamTransport:
             if self._tls is None:
                 return stream
             name = self._server_name or (self._host if isinstance(self._address, str) else self._address[0])
-            secured = trio.SSLStream(stream, self._tls, server_hostname=name)
-            try:
-                await secured.do_handshake()
-            except BaseException:
-                await trio.aclose_forcefully(secured)
-                raise
-            return secured
+            return await secure(stream, self._tls, name)
 
     @staticmethod
     async def _read_welcome(stream: Stream, parser: Parser) -> int:
