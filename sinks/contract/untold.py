@@ -5,12 +5,13 @@ The archive has one while it is suspended; before a network sink, whoever gives 
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from collector.archive.tally import DISCARDED
 from collector.batch import Note, NoteKind, StreamKey
+from collector.errors import ArchiveError
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,20 @@ class Untold:
         placed = sorted((one for alike in self._notes.values() for one in alike), key=lambda one: one[0])
         self._notes, self._count = {}, 0
         return [note for _, note in placed]
+
+    def tell(self, notes: Sequence[Note], write: Callable[[Note], None]) -> None:
+        """Write notes; one that cannot be written is kept, with all behind it.
+
+        Raises:
+          ArchiveError: as `write` does.
+        """
+        for at, note in enumerate(notes):
+            try:
+                write(note)
+            except ArchiveError:
+                for left in notes[at:]:
+                    self.keep(left)
+                raise
 
 
 def _sum(first: Note, second: Note) -> Note:

@@ -207,18 +207,8 @@ class FileSink:
             self._opened_s = self._synced_s = time.monotonic()
             self._opened_wall_s = time.time()
             self._last_blocks, self._closing_noted, self._overdue = {}, -1, None
-            self._write_notes(self._writer, self._context.opening_notes())
+            self._untold.tell(self._context.opening_notes(), self._writer.write_note)
         return self._writer
-
-    def _write_notes(self, writer: SegmentWriter, notes: Sequence[Note]) -> None:
-        """Writes notes; those that find no room wait until there is some."""
-        for at, note in enumerate(notes):
-            try:
-                writer.write_note(note)
-            except ArchiveFullError:
-                for left in notes[at:]:
-                    self._untold.keep(left)
-                raise
 
     def _sync(self) -> None:
         if self._writer is not None and self._suspended is None:
@@ -341,7 +331,7 @@ class FileSink:
             if self._untold or self._writer is not None:
                 writer = self._ready()
                 gaps = self._untold.take_gaps(lambda blocks: f"{blocks} blocks: {why}")
-                self._write_notes(writer, [*gaps, *self._untold.take_notes()])
+                self._untold.tell([*gaps, *self._untold.take_notes()], writer.write_note)
                 writer.sync()
                 self._durable_events = self._written_events
         except (ArchiveError, OSError) as e:

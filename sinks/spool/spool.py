@@ -39,7 +39,6 @@ from sinks.spool.segments import Segments
 from sinks.spool.start import look, remove
 from sinks.spool.stored import Stored
 from sinks.spool.tail import Tail
-from sinks.spool.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,8 @@ class Spool:
         if self._suspended is None:
             try:
                 if self._untold:
-                    self._write_untold(self._tail.ready(done))
+                    writer = self._tail.ready(done)
+                    self._untold.tell(take_untold(self._untold), writer.write_note)
                 self._tail.end_run(done)
             except ArchiveError as e:
                 self._suspend(str(e))
@@ -175,23 +175,12 @@ class Spool:
         try:
             writer = self._tail.ready(done)
             if isinstance(item, Block):
-                self._write_untold(writer)
+                self._untold.tell(take_untold(self._untold), writer.write_note)
                 writer.write_block(item, self._maps)
             else:
                 writer.write_note(item)
         finally:
             self._tail.take(done)
-
-    def _write_untold(self, writer: SpoolWriter) -> None:
-        """Say what was not written before."""
-        notes = take_untold(self._untold)
-        for at, note in enumerate(notes):
-            try:
-                writer.write_note(note)
-            except ArchiveError:
-                for left in notes[at:]:
-                    self._untold.keep(left)
-                raise
 
     # ---- room
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from collector.batch import Note, NoteKind, StreamKey
+from collector.errors import ArchiveFullError
 from sinks.contract.untold import OF_ARCHIVE, OF_LOG, Bounds, Untold
 
 KEY = StreamKey(bytes(16), "main", 0)
@@ -73,6 +74,26 @@ def test_notes_and_gaps_are_taken_apart(bounds: Bounds) -> None:
     assert [one.body["cause"] for one in untold.take_notes()] == ["dropped"]
     assert untold
     assert [one.body["cause"] for one in untold.take_gaps(detail)] == ["discarded"]
+
+
+@EITHER
+def test_what_cannot_be_written_is_kept_with_all_behind_it(bounds: Bounds) -> None:
+    untold = Untold(bounds)
+    notes = [gap(), note(NoteKind.CLOCK), gap(key=OTHER)]
+    written: list[Note] = []
+
+    def write(one: Note) -> None:
+        if written:
+            raise ArchiveFullError("no room")
+        written.append(one)
+
+    with pytest.raises(ArchiveFullError):
+        untold.tell(notes, write)
+    assert written == notes[:1]
+    assert untold.take_notes() == notes[1:]
+    untold.tell(notes, written.append)
+    assert written[1:] == notes
+    assert not untold
 
 
 def test_before_an_archive_a_gap_about_blocks_that_did_not_get_written_stays_itself() -> None:
