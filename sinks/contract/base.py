@@ -105,10 +105,14 @@ class Transport(Protocol):
     """
 
     name: str
-    state: TransportState
     max_in_flight: int  # batches that may be on their way at once
     batch_bytes: int  # bodies of one batch together, unless one alone is larger
     batch_events: float  # entries of one batch together, unless one block alone has more; math.inf: any number
+
+    @property
+    def state(self) -> TransportState:
+        """How the way to the receiver is now."""
+        ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold connections until cancelled; started at once, also while no receiver is there."""
