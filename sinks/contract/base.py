@@ -1,6 +1,6 @@
 """What a sink is: one that keeps an archive itself, and one that brings it over a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +13,8 @@ from collector.batch import Block, Delivery, Note, SinkState, StreamKey
 from collector.monitor.state import SinkSnapshot
 
 Item = Block | Note
+
+Release = Callable[[], None]  # gives the memory of an item back
 
 
 class SegmentContext(Protocol):

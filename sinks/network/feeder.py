@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from collector.batch import Block
-from sinks.contract.base import Item
+from sinks.contract.base import Item, Release
 from sinks.contract.options import SinkCommon
 from sinks.contract.untold import OF_LOG, Untold
 from sinks.network.accounts import Accounts
@@ -28,7 +28,7 @@ from sinks.network.backlog import (
     Lost,
     take_untold,
 )
-from sinks.network.intake import APPEND_BYTES, Intake, Release
+from sinks.network.intake import APPEND_BYTES, Intake
 from sinks.network.window import Window
 
 TICK_S = 1.0
