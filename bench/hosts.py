@@ -22,7 +22,8 @@ from sinks import registry
 from sinks.contract.base import Parcel, SinkContext, Transport
 from sinks.contract.options import SinkCommon
 from sinks.network.delivery import NetworkRunner
-from sinks.spool.spool import Spool, SpoolPolicy
+from sinks.spool.policy import SpoolPolicy
+from sinks.spool.spool import Spool
 
 from .archives import ArchiveHost
 from .recorded import Context, InThread, Job, Recorded

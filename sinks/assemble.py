@@ -13,7 +13,8 @@ from sinks.network.backlog import Backlog, MemoryBacklog
 from sinks.network.delivery import NetworkRunner
 from sinks.network.feeder import InThread
 from sinks.runner import SinkRunner
-from sinks.spool.spool import Spool, SpoolPolicy
+from sinks.spool.policy import SpoolPolicy
+from sinks.spool.spool import Spool
 
 
 def assemble(

@@ -8,7 +8,7 @@ None waits for another. The one thing that they share is the memory budget: a si
 part of it, and so in the end makes the daemon stop reading.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,14 +17,12 @@ import trio
 from collector.archive.tally import OVERRUN
 from collector.batch import Block, Note, NoteKind, SinkState
 from collector.monitor.state import SinkSnapshot
-from sinks.contract.base import Acknowledgements, Follower, Item, SealedSegment
+from sinks.contract.base import Acknowledgements, Follower, Item, Release, SealedSegment
 from sinks.contract.options import FilterOptions
 from sinks.network.delivery import NetworkRunner
 from sinks.runner import SinkRunner
 
 WHOLE = (NoteKind.CLOCK, NoteKind.REPORT)  # notes about an instance, not about one of its CPUs
-
-Release = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
 
 import trio
 
 from collector.batch import Block, Delivery, SinkState
-from sinks.contract.base import Item, Sink
+from sinks.contract.base import Item, Release, Sink
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +16,6 @@ RETRY_S = 1.0
 # A delivery takes the event loop and a thread once: large enough to make that cheap, small enough that
 # blocks at its front are not held long.
 DELIVERY_BYTES = 8 << 20
-
-Release = Callable[[], None]
 
 
 class SinkRunner:

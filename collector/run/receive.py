@@ -24,7 +24,7 @@ from collector.monitor.sdnotify import Notifier
 from sinks.connect.address import parse_address
 from sinks.connect.listening import listen_on_path
 from sinks.connect.tls import build_server_context
-from sinks.stream.host import HostPolicy
+from sinks.stream.policy import HostPolicy
 from sinks.stream.server import Certificate, Limits, Receiver
 
 logger = logging.getLogger(__name__)

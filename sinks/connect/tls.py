@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import trio
 from pydantic import model_validator
+from trio.abc import Stream
 
 from collector.config.types import FilePath, Section
 from collector.errors import ConfigError
@@ -61,6 +63,24 @@ def build_server_context(cert_file: str, key_file: str | None, client_ca_file: s
         _load_ca(context, client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+async def secure(stream: Stream, context: ssl.SSLContext, host: str, *, https_compatible: bool = False) -> Stream:
+    """Begin TLS on a connection, as the client; a connection on which that fails is closed.
+
+    Args:
+      host: in the server's certificate.
+      https_compatible: the server may end the connection without a word.
+    Raises:
+      OSError, trio.BrokenResourceError: the latter's cause is what explain() has words for.
+    """
+    secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=https_compatible)
+    try:
+        await secured.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(secured)
+        raise
+    return secured
 
 
 def not_after_s(certificate: Mapping[str, Any] | None) -> float | None:

@@ -1,6 +1,6 @@
 """What a sink is: one that keeps an archive itself, and one that brings it over a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +13,8 @@ from collector.batch import Block, Delivery, Note, SinkState, StreamKey
 from collector.monitor.state import SinkSnapshot
 
 Item = Block | Note
+
+Release = Callable[[], None]  # gives the memory of an item back
 
 
 class SegmentContext(Protocol):
@@ -105,10 +107,14 @@ class Transport(Protocol):
     """
 
     name: str
-    state: TransportState
     max_in_flight: int  # batches that may be on their way at once
     batch_bytes: int  # bodies of one batch together, unless one alone is larger
     batch_events: float  # entries of one batch together, unless one block alone has more; math.inf: any number
+
+    @property
+    def state(self) -> TransportState:
+        """How the way to the receiver is now."""
+        ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold connections until cancelled; started at once, also while no receiver is there."""

@@ -20,8 +20,8 @@ from collector.archive.totals import StreamId
 from collector.batch import Block, Delivery, Note, NoteKind, SinkState, StreamKey
 from collector.errors import ArchiveError, ArchiveFullError
 from sinks.contract.base import Acknowledgements, Follower, Item, SegmentContext
+from sinks.contract.untold import OF_ARCHIVE, Untold
 from sinks.file.folder import HeldFolder
-from sinks.file.notes import Pending
 from sinks.file.policy import FilePolicy
 from sinks.file.retention import Sealed
 from sinks.file.shelf import Shelf
@@ -78,7 +78,7 @@ class FileSink:
         self._written_events = 0
         self._durable_events = 0
         self._suspended: str | None = None
-        self._pending = Pending()
+        self._untold = Untold(OF_ARCHIVE)
         self._rotation_asked = False
         self._resumption_asked = False
 
@@ -147,9 +147,9 @@ class FileSink:
                         self._seal_if_full()
                     continue
             if isinstance(item, Note):
-                self._pending.add(item)
+                self._untold.keep(item)
                 continue
-            self._pending.miss(item)
+            self._untold.miss(item.stream, item.events, item.first_ts, item.last_ts)
             self._discarded += item.events
             delivery = Delivery.REJECTED
         if self.policy.sync_interval_s == 0:
@@ -207,18 +207,8 @@ class FileSink:
             self._opened_s = self._synced_s = time.monotonic()
             self._opened_wall_s = time.time()
             self._last_blocks, self._closing_noted, self._overdue = {}, -1, None
-            self._write_notes(self._writer, self._context.opening_notes())
+            self._untold.tell(self._context.opening_notes(), self._writer.write_note)
         return self._writer
-
-    def _write_notes(self, writer: SegmentWriter, notes: Sequence[Note]) -> None:
-        """Writes notes; those that find no room wait until there is some."""
-        for at, note in enumerate(notes):
-            try:
-                writer.write_note(note)
-            except ArchiveFullError:
-                for left in notes[at:]:
-                    self._pending.add(left)
-                raise
 
     def _sync(self) -> None:
         if self._writer is not None and self._suspended is None:
@@ -338,9 +328,10 @@ class FileSink:
             self._leave_removed_file()
             if self._writer is not None and self._writer.is_ended:
                 self._seal("", last=False)  # it has its footer: nothing may follow that
-            if self._pending or self._writer is not None:
+            if self._untold or self._writer is not None:
                 writer = self._ready()
-                self._write_notes(writer, self._pending.take(why))
+                gaps = self._untold.take_gaps(lambda blocks: f"{blocks} blocks: {why}")
+                self._untold.tell([*gaps, *self._untold.take_notes()], writer.write_note)
                 writer.sync()
                 self._durable_events = self._written_events
         except (ArchiveError, OSError) as e:

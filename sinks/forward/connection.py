@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 from trio.abc import Stream
 
-from sinks.connect.tls import explain, not_after_s
+from sinks.connect.tls import explain, not_after_s, secure
 from sinks.forward.protocol import (
     Credentials,
     MessageReader,
@@ -221,13 +221,7 @@ async def _open(address: Address, tls: ssl.SSLContext | None, server_name: str |
         plain.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
     if tls is None:
         return plain
-    secured = trio.SSLStream(plain, tls, server_hostname=server_name or address.host, https_compatible=True)
-    try:
-        await secured.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(secured)
-        raise
-    return secured
+    return await secure(plain, tls, server_name or address.host, https_compatible=True)
 
 
 async def _shake_hands(

@@ -12,7 +12,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Literal
 
@@ -30,6 +30,7 @@ from sinks.forward.chunks import BlockBuilder, Builder, Chunk, Chunks, build_par
 from sinks.forward.connection import Address, Connection, ConnectionFailed, SentChunk, connect
 from sinks.forward.protocol import Credentials, build_chunk, compress_entries
 from sinks.forward.records import RecordBuilder
+from sinks.forward.servers import Servers
 from sinks.forward.settled import Settled
 from sinks.network.retry import Backoff
 
@@ -128,13 +129,19 @@ class ForwardTransport:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.name = options.title
-        self.state = TransportState()
         self.max_in_flight = options.max_in_flight
         self._options = options
-        self._tls, self._credentials, self._rng = tls, credentials, rng
-        self._server_name = options.tls.server_name if options.tls is not None else None
-        self._addresses = [Address(s.host or "", s.port, s.path or "", s.weight) for s in options.servers]
-        self._useless: set[Address] = set()  # whose last connection took nothing; until one takes something
+        server_name = options.tls.server_name if options.tls is not None else None
+        self._servers = Servers(
+            self.name,
+            [Address(s.host or "", s.port, s.path or "", s.weight) for s in options.servers],
+            lambda address: connect(
+                address, tls, server_name, credentials, options.connect_timeout_s, options.request_timeout_s
+            ),
+            options.keepalive_s,
+            Backoff(options.retry_first_s, options.retry_max_s, JITTER, rng),
+            rng,
+        )
         self._blocks = BlockBuilder() if options.payload == "blocks" else None
         self._builder: Builder = self._blocks or RecordBuilder(options.chunk_bytes)
         self.batch_bytes, self.batch_events = BLOCKS_BATCH_BYTES, math.inf
@@ -143,119 +150,18 @@ class ForwardTransport:
             self.batch_events = RECORDS_BATCH_CHUNKS * options.chunk_bytes / ROW_BYTES
         self._settled = Settled()
         self._must_rewind = False  # the builder has taken what comes again
-        self._taught: Address | None = None  # the server that has this epoch's beginning, unless something fails
+        self._taught: tuple[Address, int] | None = None  # (server that has this epoch's beginning, failures by then)
         self._turn = trio.StrictFIFOLock()  # chunks go out in the order of the calls
-        self._connection: Connection | None = None
-        self._changed = trio.Event()  # a connection is there, or another try has failed
-        self._wanted = trio.Event()  # somebody has something to send
-        self._failures = 0  # who began before the last one must not overtake what failed with it
         self._thread = trio.CapacityLimiter(1)
 
-    # ---- connections
+    @property
+    def state(self) -> TransportState:
+        return self._servers.state
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a connection until cancelled."""
         task_status.started()
-        options = self._options
-        backoff = Backoff(options.retry_first_s, options.retry_max_s, JITTER, self._rng)
-        while True:
-            connection = await self._connect_any()
-            if connection is not None:
-                await self._use(connection)
-                if connection.acked or connection.failure is None:
-                    backoff.reset()
-                    continue
-            self._wanted = trio.Event()
-            with trio.move_on_after(backoff.next_s()):
-                await self._wanted.wait()
-
-    async def _connect_any(self) -> Connection | None:
-        """The first server that takes us, in an order of chance and weights; None: none does."""
-        for address in self._in_order():
-            try:
-                return await connect(
-                    address, self._tls, self._server_name, self._credentials, self._options.connect_timeout_s,
-                    self._options.request_timeout_s,
-                )  # fmt: skip
-            except ConnectionFailed as e:
-                self._note(str(e))
-        self._fail()
-        return None
-
-    def _in_order(self) -> list[Address]:
-        """All servers: by chance, a larger weight sooner; then those without weight.
-
-        Those that let us connect but take nothing come behind all others, else no other would ever be tried.
-        """
-
-        def place(address: Address) -> tuple[bool, bool, float]:
-            chance = self._rng() ** (1 / address.weight) if address.weight else self._rng()
-            return address in self._useless, address.weight == 0, -chance
-
-        return sorted(self._addresses, key=place)
-
-    async def _use(self, connection: Connection) -> None:
-        """Send on a connection until it ends."""
-        self._connection = connection
-        # What was wrong stays to be seen until something has come through.
-        ends_s = connection.certificate_not_after_s
-        self.state = replace(self.state, connected=True, certificate_not_after_s=ends_s)
-        self._wake()
-        try:
-            await connection.serve(self._count_ack)
-        except ConnectionFailed as e:
-            if not connection.acked:
-                self._useless.add(connection.address)
-                if self._useless.issuperset(self._addresses):
-                    self._useless.clear()  # from the first one again
-            self._note(str(e))
-            self._fail()
-        finally:
-            self._connection = None
-            self.state = replace(self.state, connected=False)
-
-    def _count_ack(self) -> None:
-        self._useless.clear()
-        self.state = replace(self.state, acknowledged=self.state.acknowledged + 1)
-
-    async def _usable(self, failures: int) -> Connection:
-        """The connection; waits for one, as long as the one before it and the tries to connect take.
-
-        Args:
-          failures: there were so many when the delivery began.
-        Raises:
-          ConnectionFailed: something has failed since, or there is none and another try has failed.
-        """
-        self._wanted.set()
-        while True:
-            if failures != self._failures:
-                raise ConnectionFailed(self.state.last_error or "a delivery before this one has failed")
-            connection = self._connection
-            if connection is not None and connection.is_usable:
-                if not self._is_old(connection):
-                    return connection
-                connection.retire()
-            await self._changed.wait()
-
-    def _is_old(self, connection: Connection) -> bool:
-        age_s = trio.current_time() - connection.opened_s
-        return 0 < self._options.keepalive_s <= age_s and len(self._addresses) > 1
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    def _fail(self) -> None:
-        self._failures += 1
-        self._taught = None  # it may have been in what was lost
-        self._wake()
-
-    def _note(self, why: str) -> None:
-        if why != self.state.last_error:
-            logger.info("a server of a sink", extra={"fields": {"sink": self.name, "why": why}})
-        self.state = replace(self.state, last_error=why)
-
-    # ---- deliveries
+        await self._servers.run()
 
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Send them, and wait until the server has acknowledged all.
@@ -263,7 +169,7 @@ class ForwardTransport:
         What has a deadline is each message, not the batch nor those before it: a slow server makes progress.
         """
         answer = Delivery.ERRORED
-        failures = self._failures
+        failures = self._servers.failures
         flight = self._settled.begin(parcels)
         try:
             async with self._turn:
@@ -271,17 +177,17 @@ class ForwardTransport:
             await _wait_acked(sent)
             answer = Delivery.DELIVERED
             if sent:  # else nobody has said anything
-                self.state = replace(self.state, last_error=None)
+                self._servers.note_success()
         except ConnectionFailed as e:
-            self._note(str(e))
+            self._servers.note(str(e))
         except SegmentError as e:
-            self._note(f"a block cannot be made into records: {e}")
+            self._servers.note(f"a block cannot be made into records: {e}")
             answer = Delivery.REJECTED
         finally:
             self._settled.end(flight, answer)
             if answer is not Delivery.DELIVERED:
                 self._must_rewind = True
-                self._fail()
+                self._servers.fail()
         return answer
 
     async def _send(self, parcels: Sequence[Parcel], failures: int) -> list[_Sent]:
@@ -292,7 +198,7 @@ class ForwardTransport:
           SegmentError: a parcel cannot be read.
         """
         sent: list[_Sent] = []
-        await self._usable(failures)  # nothing is built while nobody is there
+        await self._servers.usable(failures)  # nothing is built while nobody is there
         if self._must_rewind:
             self._must_rewind = False
             self._builder.rewind(self._settled.preamble)
@@ -301,12 +207,12 @@ class ForwardTransport:
         chunks = Chunks(rows, self._options.chunk_bytes)
         beginning = self._beginning()
         while (chunk := await self._next(chunks)) is not None:
-            connection = await self._usable(failures)
-            while beginning and connection.address != self._taught:
+            connection = await self._servers.usable(failures)
+            while beginning and not self._is_taught(connection.address):
                 sent += await self._teach(connection.address, beginning, failures)
-                connection = await self._usable(failures)
+                connection = await self._servers.usable(failures)
             sent.append(await _put(connection, chunk))
-            self._taught = connection.address
+            self._note_taught(connection.address)
             beginning = self._beginning()
         return sent
 
@@ -316,12 +222,19 @@ class ForwardTransport:
         now_ns = time.time_ns()
         chunks = Chunks((build_parcel_row(parcel, now_ns) for parcel in beginning), self._options.chunk_bytes)
         while (chunk := await self._next(chunks)) is not None:
-            connection = await self._usable(failures)
+            connection = await self._servers.usable(failures)
             if connection.address != address:
                 return sent
             sent.append(await _put(connection, chunk))
-        self._taught = address
+        self._note_taught(address)
         return sent
+
+    def _is_taught(self, address: Address) -> bool:
+        """Whether a server has what stands before; what has failed since may have had it in it."""
+        return self._taught == (address, self._servers.failures)
+
+    def _note_taught(self, address: Address) -> None:
+        self._taught = address, self._servers.failures
 
     def _beginning(self) -> Sequence[Parcel]:
         """What stands before the next chunk."""

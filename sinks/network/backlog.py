@@ -20,6 +20,7 @@ from collector.archive.totals import StreamId
 from collector.batch import Block, Note, NoteKind, StreamKey
 from collector.errors import SegmentError
 from sinks.contract.base import Item, Parcel, SegmentContext
+from sinks.contract.untold import Untold
 
 # Reasons of entries that were given up.
 SPOOL_FULL = "spool_full"  # the limit on disk
@@ -283,6 +284,11 @@ def gap_of_parcel(parcel: Parcel) -> Note:
     assert parcel.stream is not None
     body = unpack(parcel.body, "gap")
     return Note(NoteKind.GAP, parcel.stream, {key: body[key] for key in body if key not in ("run", "inst", "cpu")})
+
+
+def take_untold(untold: Untold) -> list[Note]:
+    """The notes that a receiver has still to be told; gaps for blocks come last."""
+    return [*untold.take_notes(), *untold.take_gaps(lambda blocks: "no room before this sink")]
 
 
 def parse_parcel(kind: int, body: memoryview, run: bytes) -> Parcel:

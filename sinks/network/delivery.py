@@ -18,12 +18,11 @@ import trio
 
 from collector.batch import Delivery, StreamKey
 from collector.monitor.state import SinkSnapshot
-from sinks.contract.base import Item, Transport
+from sinks.contract.base import Item, Release, Transport
 from sinks.contract.options import SinkCommon
 from sinks.network.accounts import Accounts
 from sinks.network.backlog import Backlog
 from sinks.network.feeder import Feeder, InThread
-from sinks.network.intake import Release
 from sinks.network.retry import Backoff
 from sinks.network.stats import DEFECT, ERROR, REFUSED, TIMEOUT
 from sinks.network.window import Batch, Window

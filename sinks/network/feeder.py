@@ -12,12 +12,23 @@ from typing import Any
 import trio
 
 from collector.batch import Block
-from sinks.contract.base import Item
+from sinks.contract.base import Item, Release
 from sinks.contract.options import SinkCommon
+from sinks.contract.untold import OF_LOG, Untold
 from sinks.network.accounts import Accounts
-from sinks.network.backlog import DAMAGED, QUEUE_FULL, SHUTDOWN, SPOOL_FULL, START, SUSPENDED, Appended, Backlog, Lost
-from sinks.network.intake import APPEND_BYTES, Intake, Release
-from sinks.network.untold import Untold
+from sinks.network.backlog import (
+    DAMAGED,
+    QUEUE_FULL,
+    SHUTDOWN,
+    SPOOL_FULL,
+    START,
+    SUSPENDED,
+    Appended,
+    Backlog,
+    Lost,
+    take_untold,
+)
+from sinks.network.intake import APPEND_BYTES, Intake
 from sinks.network.window import Window
 
 TICK_S = 1.0
@@ -48,7 +59,7 @@ class Feeder:
         self._log, self._window, self._accounts, self._options = log, window, accounts, options
         self._in_thread, self._changed = in_thread, changed
         self._told = START  # of what is settled, what the log knows
-        self._untold = Untold()  # of what was given up here
+        self._untold = Untold(OF_LOG)  # of what was given up here
         self._run = b""
         self._busy_since_s: float | None = None  # a job is in the log's thread
         self._closing = False
@@ -259,7 +270,6 @@ class Feeder:
 
     def _tell_untold(self) -> None:
         """Queue gaps for what was given up here; of an earlier run nothing follows that could say it."""
-        while self._untold:
-            note = self._untold.pop()
+        for note in take_untold(self._untold):
             if note.stream.run == self._run:
                 self.intake.put(note, None)

@@ -1,15 +1,12 @@
 """Items that were put before a network sink and are not in its log yet; each holds memory of the budget. Pure."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
 from collector.batch import Block, Note, NoteKind, StreamKey
-from sinks.contract.base import Item
+from sinks.contract.base import Item, Release
+from sinks.contract.untold import Untold
 from sinks.network.backlog import Lost
-from sinks.network.untold import Untold
-
-Release = Callable[[], None]
 
 # That one hop to the log's thread takes.
 APPEND_BYTES = 8 << 20

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from collector.archive.frame import Kind
 from collector.batch import Delivery
+from sinks.contract.untold import Untold
 from sinks.network.backlog import QUEUE_FULL, START, Entry, Lost, gap_of_parcel
-from sinks.network.untold import Untold
 
 # Notes that are kept of what was dropped, the newest: a receiver that is away for days must not fill the memory.
 MOST_NOTES = 1024

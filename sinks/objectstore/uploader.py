@@ -2,23 +2,23 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import TypeVar
 
 import trio
 
-from collector.archive.segment import SUFFIX
 from collector.errors import ArchiveError
 from collector.monitor.state import SinkSnapshot
 from sinks.contract.base import SealedSegment, TransportState
 from sinks.network.retry import Backoff
-from sinks.objectstore.digest import Digest, count_events, read_digest, read_entry
-from sinks.objectstore.names import MANIFEST, PROBE, build_folder, date_of, other_name, quote_part
-from sinks.objectstore.progress import Progress, Uploaded, path_of, read_progress, write_progress
+from sinks.objectstore.bring import bring
+from sinks.objectstore.names import MANIFEST, PROBE, quote_part
+from sinks.objectstore.progress import Progress, path_of, read_progress, write_progress
 from sinks.objectstore.store import StoppedError, Store, StoreError
+from sinks.objectstore.waiting import Content, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +31,6 @@ SEGMENTS_A_MANIFEST = 16
 # A reason of `discarded`; the others are those of the spool.
 REMOVED = "removed"
 ERROR = "error"
-
-
-class _Pending(NamedTuple):
-    """A sealed segment that is not in the store."""
-
-    size_bytes: int
-    events: int
-
-
-NOTHING = _Pending(0, 0)
 
 
 @dataclass(slots=True)
@@ -99,9 +89,7 @@ class Uploader:
         self._progress = Progress(place.url)
         self._loaded = False  # the progress of earlier runs is
         self._noted = True  # the progress is durable
-        self._pending: dict[str, _Pending] = {}  # {file name: ...} sealed, not uploaded
-        self._done: frozenset[str] = frozenset()  # file names; replaced whole, other threads read it
-        self._going: dict[str, _Pending] = {}  # {file name: ...} removed by retention, not uploaded by then
+        self._waiting = Waiting(place.archive)
         self._waiting_since_s: float | None = None
         self._unreadable: set[str] = set()  # file names that were told
         self._foreign: set[str] = set()  # folders of manifests that were told
@@ -110,22 +98,11 @@ class Uploader:
 
     def is_acknowledged(self, segment: SealedSegment) -> bool:
         """Whether a segment is in the store, whole and for certain; from any thread."""
-        return segment.name in self._done
+        return segment.name in self._waiting.done
 
     def note_removal(self, segment: SealedSegment) -> None:
-        """Retention is about to remove a segment; what is not uploaded by then is counted at the next look.
-
-        Else one that is sealed and removed between two looks would be lost in silence. From any thread.
-        """
-        if segment.name in self._done:
-            return
-        path = self._place.archive / segment.name
-        try:
-            self._going[segment.name] = _Pending(path.stat().st_size, count_events(path))
-        except FileNotFoundError:
-            pass  # somebody else removed it before, and where a look had seen it, the next one missed and counted it
-        except OSError:
-            self._going[segment.name] = NOTHING  # nobody knows what is in it
+        """Retention is about to remove a segment; what is not uploaded by then is counted. From any thread."""
+        self._waiting.note_removal(segment.name)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Upload each segment once it is sealed, until cancelled."""
@@ -153,24 +130,24 @@ class Uploader:
         finally:
             self._stopped = True
             if self._loaded:
-                self._lose_going(())
-            if self._pending:
+                self._count_lost(self._waiting.lose_going((), self._progress.uploaded))
+            if self._waiting.segments:
                 logger.warning("segments are not uploaded yet; the next run goes on", extra={"fields": {
-                    "sink": self.name, "segments": len(self._pending), "why": self.state.last_error,
+                    "sink": self.name, "segments": len(self._waiting.segments), "why": self.state.last_error,
                 }})  # fmt: skip
 
     def snapshot(self) -> SinkSnapshot:
         """What the metrics say; the archive is this sink's spool."""
         counts = self.counts
-        pending_events = sum(of.events for of in self._pending.values())
+        waiting = self._waiting.total
         return SinkSnapshot(
             name=self.name,
-            offered_events=counts.uploaded_events + counts.lost_events + pending_events,
+            offered_events=counts.uploaded_events + counts.lost_events + waiting.events,
             discarded_events={REMOVED: counts.lost_events},
             discarded_bytes={REMOVED: counts.lost_bytes},
             acked_events=counts.uploaded_events,
             acked_bytes=counts.uploaded_bytes,
-            spooled_events=pending_events,
+            spooled_events=waiting.events,
             requests=counts.tries,
             retries=counts.failures,
             request_failures={ERROR: counts.failures},
@@ -181,8 +158,8 @@ class Uploader:
             stalled_s=trio.current_time() - self._waiting_since_s if self._waiting_since_s is not None else 0.0,
             stall_limit_s=self._stall_limit_s,
             durable=True,
-            spool_bytes=sum(of.size_bytes for of in self._pending.values()),
-            spool_segments=len(self._pending),
+            spool_bytes=waiting.size_bytes,
+            spool_segments=len(self._waiting.segments),
         )
 
     async def _load(self) -> None:
@@ -202,7 +179,7 @@ class Uploader:
             logger.warning("what was uploaded is asked of the store again", extra={"fields": {
                 "sink": self.name, "file": str(self._progress_path), "why": doubt,
             }})  # fmt: skip
-        self._progress, self._done = progress, frozenset(progress.uploaded)
+        self._progress, self._waiting.done = progress, frozenset(progress.uploaded)
 
     async def _pass(self) -> bool:
         """Upload some of what is sealed, and write the manifests; whether there is more.
@@ -215,12 +192,16 @@ class Uploader:
             self._loaded = True
         if not self._noted:
             await self._note()
-        present = await trio.to_thread.run_sync(self._list)
-        self._look(present)
-        if self.create_only is None and self._pending:
+        present = await trio.to_thread.run_sync(self._waiting.list_sealed)
+        self._count_lost(self._waiting.look(present, self._progress.uploaded))
+        if not self._waiting.segments:
+            self._waiting_since_s = None
+        elif self._waiting_since_s is None:
+            self._waiting_since_s = trio.current_time()
+        if self.create_only is None and self._waiting.segments:
             await self._probe()
         tried: set[str] = set()
-        for name in sorted(self._pending)[:SEGMENTS_A_MANIFEST]:
+        for name in sorted(self._waiting.segments)[:SEGMENTS_A_MANIFEST]:
             tried.add(name)
             try:
                 await self._upload(name)
@@ -232,50 +213,17 @@ class Uploader:
         self._progress.prune(present)
         if len(self._progress.uploaded) != before:
             await self._note()
-        return bool(self._pending.keys() - tried)
+        return bool(self._waiting.segments.keys() - tried)
 
-    def _list(self) -> dict[str, _Pending]:
-        """{name: what is in it} of the sealed segments."""
-        found = {}
-        for path in self._place.archive.glob(f"*{SUFFIX}"):
-            try:
-                if path.name in self._done:
-                    found[path.name] = NOTHING  # nobody asks what is in it; reading that of a whole archive takes long
-                    continue
-                known = self._pending.get(path.name)
-                found[path.name] = _Pending(path.stat().st_size, count_events(path) if known is None else known.events)
-            except OSError:
-                continue  # retention took it just now; or it cannot be read, which the upload will say
-        return found
-
-    def _look(self, present: dict[str, _Pending]) -> None:
-        for name in [name for name in self._pending if name not in present]:
-            self._lose(name)
-        self._lose_going(present)
-        self._pending = {name: of for name, of in present.items() if name not in self._progress.uploaded}
-        if not self._pending:
-            self._waiting_since_s = None
-        elif self._waiting_since_s is None:
-            self._waiting_since_s = trio.current_time()
-
-    def _lose_going(self, present: Collection[str]) -> None:
-        """Count what retention has removed since the last look; what is present still waits for that."""
-        for name in [name for name in list(self._going) if name not in present]:
-            if name in self._progress.uploaded:  # it was on its way
-                del self._going[name]
-            else:
-                self._lose(name)
-
-    def _lose(self, name: str) -> None:
-        """Count a segment that is gone: once, whoever finds it out."""
-        going = self._going.pop(name, NOTHING)
-        of = self._pending.pop(name, going)
-        self.counts.lost_segments += 1
-        self.counts.lost_events += of.events
-        self.counts.lost_bytes += of.size_bytes
-        logger.error("a segment was removed before it was uploaded", extra={"fields": {
-            "sink": self.name, "segment": name, "events": of.events, "why": self.state.last_error,
-        }})  # fmt: skip
+    def _count_lost(self, lost: Mapping[str, Content]) -> None:
+        """Count segments that are gone."""
+        for name, of in lost.items():
+            self.counts.lost_segments += 1
+            self.counts.lost_events += of.events
+            self.counts.lost_bytes += of.size_bytes
+            logger.error("a segment was removed before it was uploaded", extra={"fields": {
+                "sink": self.name, "segment": name, "events": of.events, "why": self.state.last_error,
+            }})  # fmt: skip
 
     async def _probe(self) -> None:
         """Try the server's honesty, once."""
@@ -291,9 +239,9 @@ class Uploader:
     async def _upload(self, name: str) -> None:
         self.counts.tries += 1
         try:
-            done, conflict = await self._ask(partial(self._upload_file, name))
+            done, conflict = await self._ask(partial(bring, self._place.archive / name, self._place.host, self._store))
         except FileNotFoundError:
-            self._lose(name)
+            self._count_lost({name: self._waiting.lose(name)})
             return
         self._progress.uploaded[name] = done
         self._progress.days.add(done.folder)
@@ -301,42 +249,14 @@ class Uploader:
         counts = self.counts
         counts.uploaded_segments += 1
         counts.uploaded_bytes += done.entry.size_bytes
-        counts.uploaded_events += self._pending.pop(name).events
+        counts.uploaded_events += self._waiting.segments.pop(name).events
         counts.conflicts += conflict
         counts.last_upload_s = time.time()
-        self._waiting_since_s = trio.current_time() if self._pending else None
+        self._waiting_since_s = trio.current_time() if self._waiting.segments else None
         if conflict:
             logger.error("the name of a segment was taken in the store; it has another one there", extra={"fields": {
                 "sink": self.name, "segment": name, "object": f"{done.folder}/{done.entry.name}",
             }})  # fmt: skip
-
-    def _upload_file(self, name: str) -> tuple[Uploaded, bool]:
-        """In the thread: bring one file to the store; whether its name was taken.
-
-        Raises:
-          FileNotFoundError: the file is gone.
-          StoreError, OSError
-        """
-        path = self._place.archive / name
-        with open(path, "rb") as file:
-            digest = read_digest(file, self._store.part_bytes)
-            entry = read_entry(path, digest, self._place.host)
-            date = date_of(name) or time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime))
-            folder = build_folder(entry.host, entry.instances, date)
-            if self._bring(f"{folder}/{name}", file, digest):
-                return Uploaded(name, folder, entry), False
-            taken = other_name(name, digest.sha256)
-            if not self._bring(f"{folder}/{taken}", file, digest):
-                raise StoreError("both names of a segment are taken by other content", where=f"{folder}/{taken}")
-        return Uploaded(name, folder, replace(entry, name=taken)), True
-
-    def _bring(self, key: str, file: BinaryIO, digest: Digest) -> bool:
-        """False when there is something else at the key."""
-        same = self._store.is_same(key, digest)
-        if same is not None:
-            return same
-        file.seek(0)
-        return self._store.put(key, file, digest)
 
     async def _write_manifest(self, day: str) -> None:
         entries = [of.entry for of in self._progress.uploaded.values() if of.folder == day]
@@ -360,7 +280,7 @@ class Uploader:
                 hint="the archive keeps segments that are not noted",
             ) from e  # fmt: skip
         self._noted = True
-        self._done = frozenset(self._progress.uploaded)
+        self._waiting.done = frozenset(self._progress.uploaded)
 
     def _pass_over(self, name: str, error: OSError) -> None:
         """A segment cannot be read; it is tried again at the next look."""

@@ -4,7 +4,6 @@ All methods block; one at a time is called, in a thread. What is taken is durabl
 """
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,40 +16,24 @@ from collector.archive.frame import Kind
 from collector.archive.lock import ArchiveLock
 from collector.archive.objects import END, open_object
 from collector.archive.recover import FAILED, recover_folder
-from collector.archive.segment import SUFFIX, SegmentWriter, disk_error, start_ns_of
+from collector.archive.segment import SegmentWriter, disk_error
 from collector.archive.tally import RECOVERED
-from collector.archive.totals import build_totals
 from collector.batch import Block, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
 from sinks.contract.base import Parcel
 from sinks.stream.checks import check_block, check_counts, check_header, check_name, check_totals
 from sinks.stream.names import Names
+from sinks.stream.policy import HostPolicy
 from sinks.stream.room import check_room
 from sinks.stream.run import Run, parse_end
+from sinks.stream.segments import HostSegments
 
 logger = logging.getLogger(__name__)
 
 # Of objects that come at once, decompressed: what takes long for one sender keeps others waiting.
 MAX_UNPACKED_BYTES = 256 << 20
 
-# The index of a segment is in memory until it is sealed; records that are nearly empty make much of it.
-MAX_SEGMENT_RECORDS = 1 << 18
-MAX_INDEX_BYTES = 8 << 20  # in the footer, beside the totals of all streams
-INDEX_ENTRY_BYTES = 45
-RECORD_BYTES = 200  # that one takes in memory, about
-
 MAX_RUNS = 4  # that are known without reading what the folder has of them
-
-
-@dataclass(frozen=True, slots=True)
-class HostPolicy:
-    """When a sender's segments end, and how much of the disk it may have."""
-
-    segment_bytes: int = 128 << 20  # size that seals a segment
-    segment_age_s: float = 3600.0  # age that seals a segment
-    max_bytes: int = 10 << 30  # of all its segments; the oldest go
-    min_free_bytes: int = 1 << 30  # left free on the filesystem: less, and nothing is taken
-    max_segments: int = 8192  # likewise the oldest go: each is an inode, and is read at the start
 
 
 @dataclass(slots=True)
@@ -103,13 +86,6 @@ class HostArchive:
         self._runs: dict[bytes, Run] = {}  # {id: run}, the last ones; the current one is the last
         self._names = Names()
         self._unpacked_bytes = 0  # of the objects that came at once
-        self._writer: SegmentWriter | None = None
-        self._written: set[bytes] = set()  # ids of the objects that the open segment has
-        self._opened_s = 0.0
-        self._newest_ns = 0  # wall time in the name of the newest segment
-        self._goes_on = False  # the run, behind its last sealed segment
-        self._records = 0  # of the open segment
-        self._index_bytes = 0  # in its footer, about
         self._is_turn_over = False  # what takes long was done
         check_room(self.folder, self.policy.min_free_bytes)
         try:
@@ -119,8 +95,7 @@ class HostArchive:
             raise disk_error(folder, e, "use the folder") from e
         try:
             self._recover()
-            self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
-            self._newest_ns = max((start_ns_of(path) or 0 for path in self._sizes), default=0)
+            self._segments = HostSegments(folder, policy, self._names)
         except BaseException:
             self._lock.close()
             raise
@@ -129,12 +104,12 @@ class HostArchive:
     def held_bytes(self) -> int:
         """About what it takes in memory."""
         of_runs = sum(run.held_bytes for run in self._runs.values())
-        return self._names.held_bytes + RECORD_BYTES * (self._records + len(self._sizes)) + of_runs
+        return self._names.held_bytes + self._segments.held_bytes + of_runs
 
     @property
     def is_due(self) -> bool:
         """Whether tick() would end a segment; can be asked in any thread while no method runs."""
-        return self._why_due() is not None
+        return self._segments.why_due() is not None
 
     def take(self, parcels: Sequence[Parcel]) -> Taken:
         """Write what is new of the parcels and make it durable.
@@ -170,8 +145,8 @@ class HostArchive:
             taken.records += 1
             if self._is_turn_over:
                 break
-        if self._writer is not None:
-            self._writer.sync()
+        if self._segments.writer is not None:
+            self._segments.writer.sync()
         self.tick()
         if fault is not None:
             raise MalformedError(fault, taken) from fault
@@ -179,28 +154,15 @@ class HostArchive:
 
     def tick(self) -> None:
         """End a segment that is large or old enough."""
-        if (reason := self._why_due()) is not None:
+        if (reason := self._segments.why_due()) is not None:
             self._seal(reason)
-
-    def _why_due(self) -> str | None:
-        if self._writer is None:
-            return None
-        if (
-            self._writer.size_bytes >= self.policy.segment_bytes
-            or self._records >= MAX_SEGMENT_RECORDS
-            or self._index_bytes >= MAX_INDEX_BYTES
-        ):
-            return "size"
-        return "time" if time.monotonic() - self._opened_s >= self.policy.segment_age_s else None
 
     def close(self) -> None:
         """Seal what is open and let go of the folder; a run that goes on at its sender is cut here."""
         try:
             self._cut_run()
         finally:
-            if self._writer is not None:
-                self._writer.abandon()  # the next start recovers it
-                self._writer = None
+            self._segments.abandon()
             self._lock.close()
 
     def _recover(self) -> None:
@@ -250,12 +212,7 @@ class HostArchive:
         self._write_record(parcel.kind, body)
 
     def _write_record(self, kind: Kind, body: Mapping[str, Any]) -> None:
-        self._ready().write_record(kind, body)
-        self._note_record()
-
-    def _note_record(self) -> None:
-        self._records += 1
-        self._index_bytes += INDEX_ENTRY_BYTES
+        self._segments.write_record(self._ready(), kind, body)
 
     def _note_stream(self, stream: StreamKey) -> None:
         check_name(stream.instance)
@@ -277,7 +234,7 @@ class HostArchive:
         run = self._runs.pop(ident, None)
         if run is None:
             run = Run(ident)
-            if earlier := [path for path in self._sizes if f"Z-{ident.hex()[:8]}-" in path.name]:
+            if earlier := self._segments.sealed_of(ident):
                 run.read_earlier(earlier)
                 self._is_turn_over = True
         self._runs[ident] = run
@@ -295,10 +252,8 @@ class HostArchive:
             self._end_run(parse_end(data))
             return
         self._names.add(key, kind, data, body)
-        if kind == "format":
-            return
-        if self._writer is not None and (key not in self._written or kind not in ("symbols", "printk")):
-            self._write_object(self._writer, key, body)
+        if kind != "format":
+            self._segments.write_object(key, kind, body)
 
     def _end_run(self, ident: bytes) -> None:
         if ident != self._run.id:
@@ -308,11 +263,6 @@ class HostArchive:
         self._ready()
         self._seal("shutdown", last=True)
         self._run.has_ended = True
-
-    def _write_object(self, writer: SegmentWriter, key: bytes, body: bytes) -> None:
-        writer.write_record(Kind.OBJECT, body)
-        self._note_record()
-        self._written.add(key)
 
     def _take_block(self, parcel: Parcel, stream: StreamKey) -> None:
         self._note_stream(stream)
@@ -324,73 +274,25 @@ class HostArchive:
         check_block(head)
         names = {self._names.event_name(kind.format_id) for kind in head.kinds}
         run.has_ended = False
-        writer = self._ready()
-        new = names.difference(writer.tally.stream(ident).by_event)
-        writer.write_block(
-            Block(
-                stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
-                head.gaps, head.kinds, frozenset(), frozenset(), parcel.body,
-            ),
-            self._names,
+        block = Block(
+            stream, head.number, head.ordinal, head.entries, head.first_ts, head.last_ts, head.raw_bytes,
+            head.gaps, head.kinds, frozenset(), frozenset(), parcel.body,
         )  # fmt: skip
-        self._note_record()
-        # Each name stands in the footer, and its format has two records.
-        self._index_bytes += sum(2 * len(name) + 2 * INDEX_ENTRY_BYTES for name in new)
+        self._segments.write_block(self._ready(), block, names)
         run.note_block(ident, parcel.number)
         self._taken.blocks += 1
         self._taken.events += head.entries
         self._taken.bytes += len(parcel.body)
 
     def _ready(self) -> SegmentWriter:
-        if self._writer is None:
-            run = self._run
-            header = {**self._header_map, "segment": run.number}
-            # A sender begins with an older header again; names sort in the order of writing all the same.
-            header["created_ns"] = max(header["created_ns"], self._newest_ns + 1000)
-            if run.opening is not None:
-                header["streams"] = [list(key) for key in run.opening]
-                header["opening"] = [build_totals(totals) for totals in run.opening.values()]
-            writer = SegmentWriter.create(self.folder, header)
-            self._writer = writer
-            self._newest_ns = header["created_ns"]
-            run.number += 1
-            self._opened_s = time.monotonic()
-            self._records = self._index_bytes = 0
-            self._written.clear()
-            for key, body in self._names.objects.items():
-                self._write_object(writer, key, body)
-        return self._writer
+        return self._segments.ready(self._run, self._header_map)
 
     def _cut_run(self) -> None:
         """End the run's segments so that they say that the rest is not known."""
-        if self._goes_on:
+        if self._segments.goes_on:
             self._ready()
         self._seal(RECOVERED)
 
     def _seal(self, reason: str, *, last: bool = False) -> None:
-        if self._writer is None:
-            return
-        self._writer.write_formats_again()
-        path = self._writer.seal(self._run.samples, reason, last)
-        size_bytes = self._writer.size_bytes
-        self._run.opening = self._writer.closing
-        self._writer = None
-        self._goes_on = not last and reason != RECOVERED
-        self._records = 0
-        self._is_turn_over = True
-        self._sizes[path] = size_bytes
-        self._retain()
-
-    def _retain(self) -> None:
-        """Remove the oldest segments until the limits hold; the newest one stays."""
-        size_bytes = sum(self._sizes.values())
-        while len(self._sizes) > 1 and (
-            size_bytes > self.policy.max_bytes or len(self._sizes) > self.policy.max_segments
-        ):
-            path = next(iter(self._sizes))
-            try:
-                disk.unlink(path)
-                disk.fsync_folder(self.folder)  # else a crash could bring it back without the one that goes next
-            except OSError as e:
-                raise disk_error(path, e, "remove the oldest segment") from e
-            size_bytes -= self._sizes.pop(path)
+        if self._segments.seal(self._run, reason, last=last):
+            self._is_turn_over = True

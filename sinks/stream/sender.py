@@ -11,8 +11,9 @@ import trio
 
 from collector.errors import ArchiveError, SegmentError
 from sinks.contract.base import Parcel
-from sinks.stream.host import HostArchive, HostPolicy, MalformedError, Taken
+from sinks.stream.host import HostArchive, MalformedError, Taken
 from sinks.stream.memory import Memory
+from sinks.stream.policy import HostPolicy
 from sinks.stream.room import NoRoomError
 from sinks.wire.messages import StreamError, WireRecord, parse_parcel
 

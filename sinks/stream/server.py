@@ -22,8 +22,9 @@ import trio
 from trio.abc import Stream
 
 from collector.errors import ArchiveError, ArchiveFullError, SegmentError
-from sinks.stream.host import HostPolicy, MalformedError, Taken
+from sinks.stream.host import MalformedError, Taken
 from sinks.stream.memory import Memory
+from sinks.stream.policy import HostPolicy
 from sinks.stream.sender import CrowdedError, ReplacedError, Sender
 from sinks.wire.messages import (
     CONTROL_BODY_BYTES,

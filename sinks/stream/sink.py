@@ -19,16 +19,17 @@ from pydantic import Field, field_validator
 from trio.abc import Stream
 
 from collector.archive.frame import Kind, build_head_tail
-from collector.archive.objects import END, object_key, object_type
+from collector.archive.objects import END, object_type
 from collector.batch import Delivery
 from collector.config.types import MIB
 from collector.errors import SegmentError
 from sinks.connect.address import parse_address
-from sinks.connect.tls import TlsConfig, build_context, explain, not_after_s
+from sinks.connect.tls import TlsConfig, build_context, explain, not_after_s, secure
 from sinks.contract.base import Parcel, SinkContext, TransportState
 from sinks.contract.options import SinkCommon, SinkType
 from sinks.network.retry import Backoff
 from sinks.wire.messages import HOST_NAME, Parser, RefusedError, StreamError, build_hello, parse_ack, parse_welcome
+from sinks.wire.preamble import Preamble
 from sinks.wire.sizes import most_body_bytes
 
 READ_BYTES = 1 << 16
@@ -110,8 +111,7 @@ class StreamTransport:
         self._connected = trio.Event()
         self._sending = trio.Lock()  # in the order of the calls
         self._failures = 0  # a delivery that began before the last one must not overtake what failed with it
-        self._header: Parcel | None = None  # the last one acknowledged, and what names came behind it
-        self._names: dict[bytes, Parcel] = {}  # {id of the object: parcel}
+        self._preamble = Preamble()  # of what is acknowledged: a connection begins with it
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold a connection until cancelled."""
@@ -144,7 +144,7 @@ class StreamTransport:
                     if self._is_too_large(connection, parcels):
                         return Delivery.REJECTED
                     if not connection.sent and parcels[0].kind != Kind.HEADER:
-                        connection.prefix = self._prefix()
+                        connection.prefix = self._preamble.parcels
                         await self._send(connection, connection.prefix)
                     first, until = connection.sent, connection.sent + len(parcels)
                     await self._send(connection, parcels)
@@ -248,12 +248,7 @@ class StreamTransport:
         connection.malformed = number
         self.max_in_flight = 1
         if number < len(connection.prefix):  # what needs it is refused with it
-            parcel = connection.prefix[number]
-            if parcel.kind == Kind.HEADER:
-                self._header = None
-                self._names.clear()
-            else:
-                self._names.pop(object_key(parcel.body), None)
+            self._preamble.forget(connection.prefix[number])
 
     def _retire(self, connection: _Connection) -> None:
         """Nothing more is sent on it, also by those who wait for their turn."""
@@ -271,13 +266,7 @@ class StreamTransport:
             if self._tls is None:
                 return stream
             name = self._server_name or (self._host if isinstance(self._address, str) else self._address[0])
-            secured = trio.SSLStream(stream, self._tls, server_hostname=name)
-            try:
-                await secured.do_handshake()
-            except BaseException:
-                await trio.aclose_forcefully(secured)
-                raise
-            return secured
+            return await secure(stream, self._tls, name)
 
     @staticmethod
     async def _read_welcome(stream: Stream, parser: Parser) -> int:
@@ -300,20 +289,11 @@ class StreamTransport:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self._retire(connection)  # why it broke the receiver may have said: the other task reads that
 
-    def _prefix(self) -> Sequence[Parcel]:
-        """What a connection begins with, unless it is a header that is sent first."""
-        return () if self._header is None else (self._header, *self._names.values())
-
     def _remember(self, parcels: Sequence[Parcel]) -> None:
         """What a next connection has to begin with: the names for whatever was not acknowledged."""
         for parcel in parcels:
-            if parcel.kind == Kind.HEADER:
-                self._header = parcel
-                self._names.clear()
-            elif parcel.kind == Kind.OBJECT and object_type(parcel.body) != END:
-                key = object_key(parcel.body)
-                self._names.pop(key, None)
-                self._names[key] = parcel
+            if parcel.kind != Kind.OBJECT or object_type(parcel.body) != END:
+                self._preamble.add(parcel)
 
     def _fail(self, connection: _Connection | None) -> None:
         """End a connection on which nobody knows any more what has come."""

@@ -15,8 +15,7 @@ from typing import Annotated, Literal
 import trio
 from pydantic import Field, field_validator
 
-from collector.archive.frame import Kind, build_record
-from collector.archive.objects import object_key
+from collector.archive.frame import build_record
 from collector.batch import Delivery
 from collector.config.types import MIB
 from collector.errors import CollectorError, SegmentError
@@ -25,6 +24,7 @@ from sinks.connect.listening import listen_on_path
 from sinks.contract.base import Parcel, SinkContext, TransportState
 from sinks.contract.options import SinkCommon, SinkType, WhenFull
 from sinks.wire.messages import Parser, build_refused, build_welcome, parse_hello
+from sinks.wire.preamble import Preamble
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,7 @@ class Tap:
         self.state = TransportState(connected=True, slow_subscribers=0)
         self._options = options
         self._subscribers: set[_Subscriber] = set()
-        self._header: Parcel | None = None  # the last one, and the names behind it: what a subscriber begins with
-        self._names: dict[bytes, Parcel] = {}  # {id of the object: parcel}
+        self._preamble = Preamble()  # what a subscriber begins with
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled.
@@ -131,13 +130,7 @@ class Tap:
     async def deliver(self, parcels: Sequence[Parcel]) -> Delivery:
         """Queue them for all who listen."""
         for parcel in parcels:
-            if parcel.kind == Kind.HEADER:
-                self._header = parcel
-                self._names.clear()
-            elif parcel.kind == Kind.OBJECT:
-                key = object_key(parcel.body)
-                self._names.pop(key, None)
-                self._names[key] = parcel
+            self._preamble.add(parcel)
             if self._subscribers:
                 record = build_record(parcel.kind, parcel.body)
                 for subscriber in self._subscribers:
@@ -174,7 +167,7 @@ class Tap:
             subscriber = _Subscriber(self._options.subscriber_bytes, nursery.cancel_scope)
             # Without a checkpoint: nothing comes between the names and what is delivered next, and no other subscriber
             # since it was looked how many there are.
-            for parcel in [*([self._header] if self._header else []), *self._names.values()]:
+            for parcel in self._preamble.parcels:
                 subscriber.put(build_record(parcel.kind, parcel.body))
             self._subscribers.add(subscriber)
             try:

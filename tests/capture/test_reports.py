@@ -19,7 +19,7 @@ from collector.cli import main
 from collector.control.instance import Instance
 from collector.errors import TracefsPermissionError
 from collector.show.reports import as_text, show_reports
-from sinks.file.notes import Pending
+from sinks.contract.untold import OF_ARCHIVE, Untold
 from tests.capture.rig import RUN
 from tests.control.test_desired import set_up, spec_of, undo, writes_of
 from tests.tracefs.tree import FakeKernel, event_format, make_fake_kernel, put
@@ -137,11 +137,11 @@ def test_one_that_cannot_be_read_does_not_take_another_with_it(held: Instance, m
 
 
 def test_of_an_archive_that_takes_nothing_the_last_report_stays(held: Instance) -> None:
-    pending = Pending()
+    untold = Untold(OF_ARCHIVE)
     for value in (5, 7):
-        pending.add(note_of(value))
-        pending.add(note_of(value, "stack"))
-    assert [(note.body["kind"], note.body["value"]) for note in pending.take("full")] == [("latency", 7), ("stack", 7)]
+        untold.keep(note_of(value))
+        untold.keep(note_of(value, "stack"))
+    assert [(note.body["kind"], note.body["value"]) for note in untold.take_notes()] == [("latency", 7), ("stack", 7)]
     held.close()
 
 

@@ -63,7 +63,7 @@ async def file(folder: Path, shared: SharedServer) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def stream(folder: Path, shared: SharedServer) -> AsyncIterator[Served]:
     """Our own receiver: it keeps segments, and takes nothing twice."""
-    from sinks.stream.host import HostPolicy
+    from sinks.stream.policy import HostPolicy
     from sinks.stream.server import Limits, Receiver
 
     receiver = Receiver(folder / "hosts", HostPolicy(min_free_bytes=0), Limits(max_body_bytes=MIB))

@@ -11,7 +11,8 @@ from collector.archive.verify import verify_archive
 from collector.batch import Note, NoteKind, StreamKey
 from sinks.contract.base import Parcel
 from sinks.network.backlog import ParcelWriter, write_end
-from sinks.stream.host import HostArchive, HostPolicy
+from sinks.stream.host import HostArchive
+from sinks.stream.policy import HostPolicy
 from tests.archive.encoder import PLAIN_ID, Maps, build_block, ledger
 from tests.crash.case import Case, Machine, Said
 from tests.crash.workload import LATER_RUN, ONE_BLOCK, RUN, STREAM, Context
@@ -153,9 +154,7 @@ def leave_a_killed_receiver(root: Path) -> None:
 
 def abandon(archive: HostArchive) -> None:
     """As its process dies."""
-    if archive._writer is not None:
-        archive._writer.abandon()
-        archive._writer = None
+    archive._segments.abandon()
     archive._lock.close()
 
 

@@ -10,8 +10,9 @@ from collector.archive.segment import PART_SUFFIX, SUFFIX
 from collector.batch import Block, StreamKey
 from sinks.network.backlog import START, Entry, Position
 from sinks.spool.cursor import Cursor, read_cursor, write_cursor
+from sinks.spool.policy import SpoolPolicy
 from sinks.spool.rejected import FOLDER as REJECTED_FOLDER
-from sinks.spool.spool import SPACE_CHECK_S, Spool, SpoolPolicy
+from sinks.spool.spool import SPACE_CHECK_S, Spool
 from tests.archive.encoder import Maps
 from tests.contract.made import MIB, Context, block
 from tests.crash.case import Case, Machine, Said
@@ -136,7 +137,7 @@ def send_what_is_rejected(machine: Machine) -> None:
         if number % 2:
             writer.sync()
             writer.now_s += SEGMENT_AGE_S
-    machine.say("rejected", (writer.spool._segments[0].path.name, 0))
+    machine.say("rejected", (next(iter(writer.spool._segments)).path.name, 0))
     writer.acknowledge(2, rejected=[0])
     writer.spool.close()
 
@@ -166,12 +167,12 @@ def leave_a_killed_run(root: Path) -> None:
     for number in range(4):
         writer.put(number)
         writer.now_s += number * SEGMENT_AGE_S / 2
-    write_cursor(root / FOLDER, Cursor(writer.spool._segments[0].path.name, writer.entries[0].position.offset))
-    assert writer.spool._writer is not None
+    write_cursor(root / FOLDER, Cursor(next(iter(writer.spool._segments)).path.name, writer.entries[0].position.offset))
+    assert writer.spool._tail.writer is not None
     assert writer.spool._lock is not None
-    writer.spool._writer.abandon()
+    writer.spool._tail.writer.abandon()
     writer.spool._lock.close()
-    with open(writer.spool._writer.path, "ab") as file:
+    with open(writer.spool._tail.writer.path, "ab") as file:
         file.write(bytes(100))
 
 

@@ -12,7 +12,7 @@ from collector.archive.frame import Kind
 from collector.batch import Delivery
 from collector.errors import ConfigError
 from sinks.contract.base import Parcel, SinkContext
-from sinks.forward.sink import SINK, ForwardOptions
+from sinks.forward.sink import SINK, ForwardOptions, ForwardTransport
 from tests.sinks.forward.rig import Server, Stream, bring, in_batches, make, messages, running
 from tests.sinks.made import make_segment
 from tests.sinks.parcels import parcels_of
@@ -200,9 +200,8 @@ async def test_what_comes_again_is_read_by_its_own_epoch(payload: str, nursery: 
 def test_servers_are_chosen_by_weight(weights: tuple[int, int]) -> None:
     servers = [{"host": "a", "weight": weights[0]}, {"host": "b", "weight": weights[1]}]
     options = ForwardOptions.model_validate({"type": "forward", "servers": servers})
-    transport = SINK.build(options, SinkContext("h", "1"))
-    transport._rng = random.Random(5).random  # type: ignore[attr-defined]
-    first = Counter(transport._in_order()[0].host for _ in range(4000))  # type: ignore[attr-defined]
+    transport = ForwardTransport(options, None, None, random.Random(5).random)
+    first = Counter(transport._servers._in_order()[0].host for _ in range(4000))
     assert abs(first["a"] / 4000 - weights[0] / sum(weights)) < 0.03
 
 
@@ -232,7 +231,7 @@ async def test_weights_hold_after_a_failure(parcels: list[Parcel], nursery: trio
         {"host": "127.0.0.1", "port": first.port, "weight": 3}, {"host": "127.0.0.1", "port": second.port, "weight": 1}
     ]  # fmt: skip
     transport = make(servers=servers, keepalive_s=0.001)
-    transport._rng = random.Random(5).random
+    transport._servers._rng = random.Random(5).random
     async with running(transport):
         first.handler = refuse
         await bring(transport, [parcels])

@@ -19,7 +19,8 @@ from sinks.contract.options import WhenFull
 from sinks.network.backlog import DAMAGED, SPOOL_FULL, START, SUSPENDED, Appended, Entry, Position
 from sinks.spool import spool as spool_module
 from sinks.spool.cursor import NAME, Cursor, build_cursor, parse_cursor, read_cursor, write_cursor
-from sinks.spool.spool import Spool, SpoolPolicy
+from sinks.spool.policy import SpoolPolicy
+from sinks.spool.spool import Spool
 from tests.archive.encoder import Maps
 from tests.contract.made import KEY, MIB, RUN, Context, block, gap, sample
 
@@ -73,8 +74,8 @@ def fill(spool: Spool, *numbers: int, size_bytes: int = 1000, handed: Position =
 
 def stop_like_a_kill(spool: Spool) -> None:
     """What kill -9 leaves: the file as it is, the lock free."""
-    assert spool._writer is not None
-    spool._writer.abandon()
+    assert spool._tail.writer is not None
+    spool._tail.writer.abandon()
     assert spool._lock is not None
     spool._lock.close()
 

@@ -15,7 +15,7 @@ from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.batch import Delivery
 from sinks.contract.base import Parcel
-from sinks.stream.host import HostPolicy
+from sinks.stream.policy import HostPolicy
 from sinks.stream.server import Limits, Receiver
 from sinks.stream.sink import StreamOptions, StreamTransport
 

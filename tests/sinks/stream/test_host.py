@@ -17,7 +17,8 @@ from collector.archive.reader import list_segments, open_segment
 from collector.archive.verify import verify_archive
 from collector.errors import ArchiveFullError, SegmentError
 from sinks.contract.base import Parcel
-from sinks.stream.host import HostArchive, HostPolicy
+from sinks.stream.host import HostArchive
+from sinks.stream.policy import HostPolicy
 from sinks.stream.seen import Seen
 from tests.crash.receive import PARCELS, abandon, place_of, prefix_of
 

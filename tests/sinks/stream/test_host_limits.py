@@ -27,8 +27,9 @@ from collector.errors import SegmentError
 from collector.run.pipeline import Pipeline
 from sinks.contract.base import Parcel
 from sinks.network.backlog import ParcelWriter, parcel_of_block
-from sinks.stream import host, room
-from sinks.stream.host import HostArchive, HostPolicy, MalformedError
+from sinks.stream import host, room, segments
+from sinks.stream.host import HostArchive, MalformedError
+from sinks.stream.policy import HostPolicy
 from sinks.stream.room import NoRoomError
 from tests.archive.encoder import PLAIN_ID, Maps
 from tests.contract.made import KEY, RUN, Context, block
@@ -199,7 +200,7 @@ def test_totals_of_endless_reasons_are_refused(tmp_path: Path) -> None:
 
 def test_a_segment_ends_before_its_footer_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name stands there once for each stream."""
-    monkeypatch.setattr(host, "MAX_INDEX_BYTES", 5000)
+    monkeypatch.setattr(segments, "MAX_INDEX_BYTES", 5000)
     value = parse_object(FORMAT).value
     made = [build_object("format", {**value, "name": f"{n:04}" * 60}) for n in range(8)]
     archive = HostArchive(tmp_path, POLICY)

@@ -23,9 +23,10 @@ from collector.archive.verify import verify_archive
 from collector.batch import Delivery, StreamKey
 from collector.errors import ArchiveFullError, SegmentError
 from sinks.contract.base import Parcel
-from sinks.stream import host, run, server
-from sinks.stream.host import HostArchive, HostPolicy
+from sinks.stream import host, run, segments, server
+from sinks.stream.host import HostArchive
 from sinks.stream.memory import Memory
+from sinks.stream.policy import HostPolicy
 from sinks.stream.seen import Seen
 from sinks.stream.sender import Sender
 from sinks.stream.server import Limits, Receiver
@@ -397,7 +398,7 @@ def test_a_sender_of_endless_streams_is_refused(
 def test_a_segment_of_many_small_records_ends(
     tmp_path: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "MAX_SEGMENT_RECORDS", 8)
+    monkeypatch.setattr(segments, "MAX_SEGMENT_RECORDS", 8)
     archive = HostArchive(tmp_path, POLICY)
     for batch in batches(parcels):
         archive.take(batch)

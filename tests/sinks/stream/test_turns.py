@@ -16,7 +16,8 @@ from collector.archive.reader import list_segments
 from collector.batch import Delivery
 from sinks.contract.base import Parcel
 from sinks.stream import host, room, server
-from sinks.stream.host import HostArchive, HostPolicy
+from sinks.stream.host import HostArchive
+from sinks.stream.policy import HostPolicy
 from sinks.stream.server import Limits
 from tests.sinks.stream.rig import bring, check_same, first_block, sending, serving
 from tests.sinks.stream.test_receive import PATIENCE_S, send
