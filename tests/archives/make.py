@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -13,10 +12,10 @@ from collector.cli import main
 from collector.config.show import format_defaults
 from sinks.network.backlog import START
 from tests.archives.reading import open_spool, read_archive, read_config, read_spool
-from tests.conftest import FIXTURES
+from tests.conftest import unpack_case
 
 # Typed entries of many events; stacks; losses; entries that no format explains; a dynamic event's record.
-CASES = ["6.12-event_stack", "6.1-lost", "6.18-lost_discard", "6.12-kprobe_stack", "6.12-synth"]
+CASES = ["6.12/event_stack", "6.1/lost", "6.18/lost_discard", "6.12/kprobe_stack", "6.12/synth"]
 ACKNOWLEDGED = 7  # records of the spool
 
 RUN = """
@@ -43,8 +42,7 @@ def make(folder: Path) -> None:
             mock.patch("collector.capture.provenance.boot_id", return_value="00000000-0000-4000-8000-000000000000"),
         ):
             for case in CASES:
-                with tarfile.open(FIXTURES / f"{case}.tar.xz") as archive:
-                    archive.extractall(work / case, filter="data")
+                unpack_case(case, work / case)
                 words = ["run", "-c", config, "--replay", work / case, "--output", folder / "archive", "-q"]
                 assert main([*map(str, words)]) == 0
         acknowledge(folder / "spool")
