@@ -13,11 +13,13 @@ from typing import Any
 
 from collector.archive.history import LeftOff
 from collector.batch import StreamKey
+from collector.capture.account import Account
 from collector.capture.budget import ByteBudget
 from collector.capture.formats import FormatBook
 from collector.capture.sizing import BatchSize
 from collector.capture.source import LiveSource, build_format_object
-from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit, Worker
 from collector.decode.plan import CommonHead
 from collector.decode.text import PAGE_BYTES, TextBatch
 from collector.decode.text_plan import (
@@ -175,39 +177,20 @@ def sum_stats(stats: Sequence[CpuStats]) -> CpuStats:
 
 
 class PipeStream(Stream):
-    """The reader of one text pipe.
+    """The reader of one text pipe; its batch is a TextBatch.
 
     The kernel consumes an entry by formatting it. So `read events` = entries with a line + those that share one
     (function_graph's leaf calls), exactly: an entry of several lines is one, `[LINE TOO BIG]` is one, and a LOST line
     is none.
-
-    Args:
-      as for Stream; fd: a text pipe, non-blocking.
-      is_graph: of the tracer function_graph, which leaves entries and losses out of its drawing.
     """
 
     gap_source = GAP_SOURCE
-
-    def __init__(
-        self,
-        key: StreamKey,
-        fd: int,
-        batch: TextBatch,
-        book: FormatBook,
-        read_stats: Callable[[], CpuStats] | None,
-        base: KernelCounts,
-        budget: ByteBudget,
-        block_age_s: float,
-        is_graph: bool = False,
-    ) -> None:
-        super().__init__(key, fd, batch, book, read_stats, base, budget, _keep_nothing, block_age_s)
-        self._text = batch
-        self._is_graph = is_graph
+    _batch: TextBatch
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """{reason: entries} that have no line of their own."""
-        return {SKIPPED_FOLDED: self._text.total_folded} if self._text.total_folded else {}
+        return {SKIPPED_FOLDED: self._batch.total_folded} if self._batch.total_folded else {}
 
     @property
     def malformed_pages(self) -> int:
@@ -219,22 +202,33 @@ class PipeStream(Stream):
         if ask & Ask.FLUSH and max_bytes:
             max_bytes = max(max_bytes, FLUSH_BYTES)
         visit = super().visit(worker, ask, max_bytes)
-        if self._text.total_unparsed:
-            self.decode_errors[UNPARSED] = self._text.total_unparsed
+        if self._batch.total_unparsed:
+            self.decode_errors[UNPARSED] = self._batch.total_unparsed
         return visit
 
-    def _sample(self, visit: Visit, settled: bool) -> Sample | None:
-        if self._text.held_bytes:  # read from the kernel, but in no entry yet
-            return None
-        if self._is_graph:
-            self._untold = "between a call and its return, where function_graph prints no loss"
-        return super()._sample(visit, settled)
+    def _sample(self, visit: Visit) -> None:
+        if not self._batch.held_bytes:  # else read from the kernel, but in no entry yet
+            super()._sample(visit)
+
+
+class GraphAccount(Account):
+    """The account of lines that the tracer function_graph draws: it leaves entries and losses out."""
+
+    def sample(self, visit: Visit, reader: ReaderCounts, settled: bool) -> None:
+        self._untold = "between a call and its return, where function_graph prints no loss"
+        super().sample(visit, reader, settled)
 
     def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
         missing = kernel.read - reader.decoded - sum((reader.skipped or {}).values())
-        if not self._is_graph or missing <= 0:
+        if missing <= 0:
             return reader
         return replace(reader, skipped={**(reader.skipped or {}), SKIPPED_NO_TEXT: missing})
+
+
+class GraphStream(PipeStream):
+    """The reader of a text pipe with function_graph's drawing."""
+
+    account_type = GraphAccount
 
 
 class PipeSource(LiveSource):
@@ -286,9 +280,9 @@ class PipeSource(LiveSource):
         fd = self.tree.open_pipe(None if self._whole else cpu)
         self._fds.append(fd)
         batch = TextBatch(self._text_plan, size.pages_bytes, size.capacity)
-        return PipeStream(
+        return (GraphStream if self._is_graph else PipeStream)(
             StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
-            self.base.get(cpu, KernelCounts()), budget, block_age_s, self._is_graph,
+            self.base.get(cpu, KernelCounts()), budget, keep_page, block_age_s,
         )  # fmt: skip
 
     def header(self) -> dict[str, Any]:
@@ -308,7 +302,3 @@ class PipeSource(LiveSource):
 
 def _read_stats(fds: Sequence[int]) -> CpuStats:
     return read_stats_fd(fds[0]) if len(fds) == 1 else sum_stats([read_stats_fd(fd) for fd in fds])
-
-
-def _keep_nothing(key: StreamKey, reason: str, page: bytes) -> None:
-    """Evidence of malformed sub-buffers: text has none."""

@@ -273,7 +273,7 @@ def _settle_crash(pipeline: Pipeline, source: Source) -> None:
         left = source.left_off.get(stream.key.cpu)
         if left is None:
             continue
-        stream.continue_after_crash()
+        stream.account.continue_after_crash()
         lost = source.crash_lost[stream.key.cpu]
         if lost is None and left.complete:  # counters were reset since, but it had archived all that it read
             lost = 0

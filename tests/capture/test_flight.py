@@ -11,7 +11,7 @@ from collector.batch import Block
 from collector.capture.budget import ByteBudget
 from collector.capture.flight import SnapshotSource
 from collector.capture.source import CaptureSizes
-from collector.capture.stream import Ask, Visit
+from collector.capture.visit import Ask, Visit
 from collector.ledger import KernelCounts
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import MIB, RUN, make_worker, page

@@ -12,6 +12,7 @@ from collector.capture.formats import FormatBook
 from collector.capture.pipe import (
     UNPARSED,
     WHOLE_PIPE_CPU,
+    GraphStream,
     PipeSource,
     PipeStream,
     TextFormats,
@@ -20,7 +21,7 @@ from collector.capture.pipe import (
     sum_stats,
 )
 from collector.capture.source import CaptureSizes
-from collector.capture.stream import Ask, Visit
+from collector.capture.visit import Ask, Visit
 from collector.decode.text import PAGE_BYTES, TextBatch
 from collector.ledger import KernelCounts
 from collector.tracefs.files import TracefsDir
@@ -41,9 +42,9 @@ class TextRig(Rig):
         self.text = TextBatch(plan, 2 * PAGE_BYTES, plan.entries_per_page)
         self.worker = make_worker()
         self.budget = ByteBudget(budget_bytes)
-        self.stream = PipeStream(
-            StreamKey(RUN, "i", 0), fd, self.text, self.book, self._read_stats, KernelCounts(), self.budget, 0.0,
-            tracer == "function_graph",
+        self.stream = (GraphStream if tracer == "function_graph" else PipeStream)(
+            StreamKey(RUN, "i", 0), fd, self.text, self.book, self._read_stats, KernelCounts(), self.budget,
+            lambda *kept: None, 0.0,
         )  # fmt: skip
 
 

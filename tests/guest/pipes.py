@@ -15,7 +15,7 @@ from pathlib import Path
 from collector.archive.block import Entry, decode_block
 from collector.archive.objects import parse_format, parse_object
 from collector.capture.pipe import PipeSource
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import RUN
 from tests.conftest import TRACEFS

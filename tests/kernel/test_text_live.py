@@ -14,7 +14,8 @@ from collector.archive.objects import parse_format, parse_object
 from collector.capture.budget import ByteBudget
 from collector.capture.pipe import WHOLE_PIPE_CPU, PipeSource
 from collector.capture.source import CaptureSizes, LiveSource, Source
-from collector.capture.stream import Ask, Stream, Visit
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit
 from collector.errors import TracefsError
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import MIB, RUN, make_worker
