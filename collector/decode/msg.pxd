@@ -164,22 +164,22 @@ cdef inline void put_int(Out *out, int64_t value) noexcept nogil:
         put_typed(out, 0xD3, <uint64_t> value, 8)
 
 
-cdef inline void put_array(Out *out, uint32_t n) noexcept nogil:
+cdef inline void put_count(Out *out, uint32_t n, uint8_t fixed, uint8_t wide) noexcept nogil:
+    """How many elements follow: in the type byte itself up to 15, behind `wide` or the type after it."""
     if n < 16:
-        put_byte(out, <uint8_t> (0x90 | n))
+        put_byte(out, fixed | <uint8_t> n)
     elif n < 0x10000:
-        put_typed(out, 0xDC, n, 2)
+        put_typed(out, wide, n, 2)
     else:
-        put_typed(out, 0xDD, n, 4)
+        put_typed(out, wide + 1, n, 4)
+
+
+cdef inline void put_array(Out *out, uint32_t n) noexcept nogil:
+    put_count(out, n, 0x90, 0xDC)
 
 
 cdef inline void put_map(Out *out, uint32_t n) noexcept nogil:
-    if n < 16:
-        put_byte(out, <uint8_t> (0x80 | n))
-    elif n < 0x10000:
-        put_typed(out, 0xDE, n, 2)
-    else:
-        put_typed(out, 0xDF, n, 4)
+    put_count(out, n, 0x80, 0xDE)
 
 
 cdef inline void put_str(Out *out, const uint8_t *text, uint32_t size) noexcept nogil:
@@ -195,14 +195,26 @@ cdef inline void put_str(Out *out, const uint8_t *text, uint32_t size) noexcept 
     put_bytes(out, text, size)
 
 
-cdef inline void put_bin(Out *out, const uint8_t *data, uint32_t size) noexcept nogil:
+cdef inline uint8_t *reserve_bin(Out *out, uint32_t size) noexcept nogil:
+    """A bin of so many bytes for the caller to fill; NULL when there is no memory."""
+    cdef uint8_t *p
+    if room_for(out, <size_t> size + 9) == NULL:
+        return NULL
     if size < 0x100:
         put_typed(out, 0xC4, size, 1)
     elif size < 0x10000:
         put_typed(out, 0xC5, size, 2)
     else:
         put_typed(out, 0xC6, size, 4)
-    put_bytes(out, data, size)
+    p = out.data + out.size
+    out.size += size
+    return p
+
+
+cdef inline void put_bin(Out *out, const uint8_t *data, uint32_t size) noexcept nogil:
+    cdef uint8_t *p = reserve_bin(out, size)
+    if p != NULL:
+        memcpy(p, data, size)
 
 
 cdef inline int is_utf8(const uint8_t *p, size_t size) noexcept nogil:
