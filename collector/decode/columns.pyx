@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from collector.decode.hash cimport hash_bytes, scatter
-from collector.decode.msg cimport Out, put_array, put_byte, put_uint, reserve_bin
+from collector.decode.msg cimport Out, put_array, put_bin, put_byte, put_uint, reserve_bin
 from collector.decode.ring cimport (
     Batch, CLASS_CHARS, CLASS_INT, CLASS_REL_LOC, CLASS_TAIL, ColumnSpec, EventSpec, WHERE_MASK,
     WHERE_RAW, load32, load64, record_size,
@@ -264,6 +264,11 @@ cdef class Encoder:
             begin += self.counts[k]
             self.local[key] = 0
 
+    cdef void begin(self, uint32_t parts, uint8_t form) noexcept nogil:
+        """A column of so many parts, the form itself included."""
+        put_array(&self.out, parts)
+        put_byte(&self.out, form)
+
     cdef void put_kinds(self, uint32_t n) noexcept nogil:
         """The column of the entries' kinds: one plane, or two."""
         cdef uint32_t i
@@ -273,8 +278,7 @@ cdef class Encoder:
                 self.values[i] = self.kind_of[i]
             self.put_planes(self.values, n, 1 if self.n_kinds == 1 else 2, 0)
             return
-        put_array(&self.out, 2)
-        put_byte(&self.out, FORM_PLANES)
+        self.begin(2, FORM_PLANES)
         put_array(&self.out, 1)
         p = reserve_bin(&self.out, n)
         if p != NULL:
@@ -285,8 +289,7 @@ cdef class Encoder:
         """A column of width 1: one byte of the common heads; `differ` has the bits that are not all alike."""
         cdef uint32_t i
         cdef uint8_t *p
-        put_array(&self.out, 2)
-        put_byte(&self.out, FORM_PLANES)
+        self.begin(2, FORM_PLANES)
         put_array(&self.out, 1)
         if (differ >> shift) & 0xFF == 0:
             put_uint(&self.out, (head[0] >> shift) & 0xFF)
@@ -337,8 +340,7 @@ cdef class Encoder:
                 return
             if self.put_if_constant(batch.pages + column.offset, places, n, column.size * column.count):
                 return
-            put_array(&self.out, 2)
-            put_byte(&self.out, FORM_ARRAY)
+            self.begin(2, FORM_ARRAY)
             put_array(&self.out, column.count)
             for element in range(column.count):
                 self.gather(batch.pages + column.offset + element * column.size, places, n, column.size)
@@ -378,11 +380,8 @@ cdef class Encoder:
         for i in range(n):
             differ |= values[i] ^ first
         if differ == 0:
-            put_array(&self.out, 2)
-            put_byte(&self.out, FORM_CONSTANT)
-            p = reserve_bin(&self.out, width)
-            if p != NULL:
-                memcpy(p, &first, width)
+            self.begin(2, FORM_CONSTANT)
+            put_bin(&self.out, <uint8_t *> &first, width)
             if collect != NULL:
                 self.out.failed |= numbers_add(collect, first)
             return
@@ -393,16 +392,13 @@ cdef class Encoder:
                 if collect != NULL:
                     for i in range(entries):
                         self.out.failed |= numbers_add(collect, table[i])
-                put_array(&self.out, 3)
-                put_byte(&self.out, FORM_DICTIONARY)
+                self.begin(3, FORM_DICTIONARY)
                 p = reserve_bin(&self.out, entries * width)
                 if p == NULL:
                     return
                 for i in range(entries):
                     memcpy(p + i * width, &table[i], width)
-                p = reserve_bin(&self.out, n)
-                if p != NULL:
-                    memcpy(p, self.index, n)
+                put_bin(&self.out, self.index, n)
                 return
         if collect != NULL:
             for i in range(n):
@@ -450,8 +446,7 @@ cdef class Encoder:
         first = values[0]
         for i in range(n):
             differ |= values[i] ^ first
-        put_array(&self.out, 2)
-        put_byte(&self.out, FORM_DELTAS if deltas else FORM_PLANES)
+        self.begin(2, FORM_DELTAS if deltas else FORM_PLANES)
         put_array(&self.out, width)
         for plane in range(width):
             shift = 8 * plane
@@ -468,17 +463,13 @@ cdef class Encoder:
         """A constant column of `width` bytes, when it is one."""
         cdef uint32_t i
         cdef const uint8_t *first = base + (places[0] & WHERE_MASK)
-        cdef uint8_t *p
         for i in range(1, n):
             if i + AHEAD < n:
                 prefetch(base + (places[i + AHEAD] & WHERE_MASK))
             if not are_equal(first, base + (places[i] & WHERE_MASK), width):
                 return 0
-        put_array(&self.out, 2)
-        put_byte(&self.out, FORM_CONSTANT)
-        p = reserve_bin(&self.out, width)
-        if p != NULL:
-            memcpy(p, first, width)
+        self.begin(2, FORM_CONSTANT)
+        put_bin(&self.out, first, width)
         return 1
 
     cdef void put_chars(self, const uint8_t *base, const uint32_t *places, uint32_t n, uint32_t width) noexcept nogil:
@@ -494,19 +485,15 @@ cdef class Encoder:
             self.lengths[i] = width
         entries = self.bytes_dictionary(base, places, n)
         if entries and <uint64_t> entries * width < <uint64_t> n * (width - 1):
-            put_array(&self.out, 3)
-            put_byte(&self.out, FORM_DICTIONARY)
+            self.begin(3, FORM_DICTIONARY)
             p = reserve_bin(&self.out, entries * width)
             if p == NULL:
                 return
             for i in range(entries):
                 memcpy(p + i * width, base + self.values[i], width)
-            p = reserve_bin(&self.out, n)
-            if p != NULL:
-                memcpy(p, self.index, n)
+            put_bin(&self.out, self.index, n)
             return
-        put_array(&self.out, 2)
-        put_byte(&self.out, FORM_PLANES)
+        self.begin(2, FORM_PLANES)
         put_array(&self.out, width)
         for plane in range(width):
             entry = base + (places[0] & WHERE_MASK)
@@ -598,24 +585,17 @@ cdef class Encoder:
             for i in range(entries):
                 kept += self.values[DICTIONARY_MOST + i] + 5
         if entries and kept + n < total + 2 * n:
-            put_array(&self.out, 3)
-            put_byte(&self.out, FORM_BYTES_DICTIONARY)
+            self.begin(3, FORM_BYTES_DICTIONARY)
             put_array(&self.out, entries)
             for i in range(entries):
                 if is_address:
                     self.collect_addresses(batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
-                p = reserve_bin(&self.out, self.values[DICTIONARY_MOST + i])
-                if p == NULL:
-                    return
-                memcpy(p, batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
-            p = reserve_bin(&self.out, n)
-            if p != NULL:
-                memcpy(p, self.index, n)
+                put_bin(&self.out, batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
+            put_bin(&self.out, self.index, n)
             return
         for i in range(n):
             self.values[i] = self.lengths[i]
-        put_array(&self.out, 3)
-        put_byte(&self.out, FORM_BYTES)
+        self.begin(3, FORM_BYTES)
         self.put_integers(n, 4, NULL, 0)
         p = reserve_bin(&self.out, total)
         if p == NULL:

@@ -182,16 +182,22 @@ cdef inline void put_map(Out *out, uint32_t n) noexcept nogil:
     put_count(out, n, 0x80, 0xDE)
 
 
+cdef inline void put_size(Out *out, uint32_t size, uint8_t small) noexcept nogil:
+    """How many bytes follow, in one, two or four bytes behind `small` or one of the two types after it."""
+    if size < 0x100:
+        put_typed(out, small, size, 1)
+    elif size < 0x10000:
+        put_typed(out, small + 1, size, 2)
+    else:
+        put_typed(out, small + 2, size, 4)
+
+
 cdef inline void put_str(Out *out, const uint8_t *text, uint32_t size) noexcept nogil:
     """Bytes that are known to be UTF-8."""
     if size < 32:
         put_byte(out, <uint8_t> (0xA0 | size))
-    elif size < 0x100:
-        put_typed(out, 0xD9, size, 1)
-    elif size < 0x10000:
-        put_typed(out, 0xDA, size, 2)
     else:
-        put_typed(out, 0xDB, size, 4)
+        put_size(out, size, 0xD9)
     put_bytes(out, text, size)
 
 
@@ -200,12 +206,7 @@ cdef inline uint8_t *reserve_bin(Out *out, uint32_t size) noexcept nogil:
     cdef uint8_t *p
     if room_for(out, <size_t> size + 9) == NULL:
         return NULL
-    if size < 0x100:
-        put_typed(out, 0xC4, size, 1)
-    elif size < 0x10000:
-        put_typed(out, 0xC5, size, 2)
-    else:
-        put_typed(out, 0xC6, size, 4)
+    put_size(out, size, 0xC4)
     p = out.data + out.size
     out.size += size
     return p
