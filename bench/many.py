@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from collector.capture.source import LiveSource, new_run_id
+from collector.capture.source import LiveInstance, LiveSource, new_run_id
 from collector.config.models import ArchiveConfig, Config, HttpConfig
 from collector.control.instance import Instance
 from collector.control.wish import InstanceSpec
@@ -35,7 +35,7 @@ async def collect(specs: list[InstanceSpec], folder: Path, output: LogOutput) ->
         config = Config(archive=ArchiveConfig(folder=str(folder)), http=HttpConfig(listen="127.0.0.1:0"))
         async with open_pipeline(config, new_run_id(), tracefs) as pipeline:
             pipeline.attach([
-                LiveSource(i.dir, i.spec.name, i.cpus, pipeline.run, i.spec.events, i.read_clock_pair, {})
+                LiveSource(LiveInstance(i.dir, i.spec.name, i.cpus, i.spec.events, i.read_clock_pair), pipeline.run)
                 for i in opened
             ])  # fmt: skip
             with trio.open_signal_receiver(signal.SIGTERM) as signals:

@@ -3,11 +3,13 @@
 Pure.
 """
 
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import msgpack
 
 from collector.errors import SegmentError
+
+T = TypeVar("T")
 
 
 def unpack(body: bytes | memoryview, what: str, max_parts: int | None = None) -> Any:
@@ -135,3 +137,8 @@ class Fields:
                 raise self._wrong(key, f"rows of {len(types)}")
             rows.append(tuple(row))
         return rows
+
+    def record(self, cls: type[T]) -> T:
+        """A dataclass of integers and texts, each of which stands here under its name."""
+        kinds = get_type_hints(cls)
+        return cls(**{key: self.integer(key) if kind is int else self.text(key) for key, kind in kinds.items()})

@@ -277,15 +277,7 @@ def parse_clock(found: StoredObject) -> ClockPair:
     Raises:
       SegmentError: a key is missing or has the wrong type.
     """
-    top = Fields(found.value, "clock object")
-    return ClockPair(
-        top.text("instance"),
-        top.integer("trace"),
-        top.integer("realtime_ns"),
-        top.integer("boottime_ns"),
-        top.integer("monotonic_ns"),
-        top.integer("error_ns"),
-    )
+    return Fields(found.value, "clock object").record(ClockPair)
 
 
 def parse_report(found: StoredObject) -> ReportObject:
@@ -294,13 +286,4 @@ def parse_report(found: StoredObject) -> ReportObject:
     Raises:
       SegmentError: a key is missing or has the wrong type.
     """
-    top = Fields(found.value, "report object")
-    return ReportObject(
-        top.text("instance"),
-        top.text("kind"),
-        top.text("tracer"),
-        top.integer("value"),
-        top.text("unit"),
-        top.integer("realtime_ns"),
-        top.text("text"),
-    )
+    return Fields(found.value, "report object").record(ReportObject)

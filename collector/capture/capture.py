@@ -19,7 +19,8 @@ from functools import partial
 import trio
 
 from collector.capture.budget import ByteBudget
-from collector.capture.stream import Ask, Stream, Visit, Worker
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit, Worker
 from collector.capture.worker import Workers
 
 logger = logging.getLogger(__name__)

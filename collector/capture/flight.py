@@ -9,19 +9,11 @@ is written any more, both rings are looked at, and it is settled to the entry.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from collector.archive.history import LeftOff
-from collector.batch import StreamKey
-from collector.capture.budget import ByteBudget
-from collector.capture.pipe import sum_stats
-from collector.capture.sizing import BatchSize
-from collector.capture.source import LiveSource
+from collector.capture.source import LiveInstance, LiveSource
 from collector.capture.stream import Stream
 from collector.control.shutter import disarm_triggers, free_snapshot, read_both, take_snapshot
-from collector.decode.ring import Batch
 from collector.ledger import KernelCounts
-from collector.tracefs.clocks import ClockPair
-from collector.tracefs.files import TracefsDir
-from collector.tracefs.stats import CpuStats
+from collector.tracefs.stats import CpuStats, sum_stats
 
 _TRIES = 3  # of reading both rings to their ends; each one more means that somebody else swapped them
 
@@ -33,7 +25,7 @@ class SnapshotStream(Stream):
 
 
 class SnapshotSource(LiveSource):
-    """The snapshots of an instance of the running kernel, set up already.
+    """The snapshots of an instance of the running kernel.
 
     Args:
       as for LiveSource.
@@ -41,25 +33,17 @@ class SnapshotSource(LiveSource):
       is_new: nobody has used the instance before.
     """
 
+    stream_type = SnapshotStream
+
     def __init__(
-        self,
-        tree: TracefsDir,
-        name: str,
-        cpus: tuple[int, ...],
-        run: bytes,
-        events: tuple[tuple[str, str], ...],
-        clock_pair: Callable[[], ClockPair | None],
-        left_off: Mapping[int, LeftOff],
-        *,
-        interval_s: float | None = None,
-        is_new: bool = False,
+        self, instance: LiveInstance, run: bytes, *, interval_s: float | None = None, is_new: bool = False
     ) -> None:
         self.interval_s = interval_s
         self._is_new = is_new
         self._drained = False
         self._has_base = True  # else the ledger stays open
         self._sums: dict[int, CpuStats] = {}  # {cpu: both rings' counters}, when nothing is written any more
-        super().__init__(tree, name, cpus, run, events, clock_pair, left_off)
+        super().__init__(instance, run)
         if not self._has_base:
             self.left_off = {}
 
@@ -114,7 +98,9 @@ class SnapshotSource(LiveSource):
         self._drained = sums is not None and not any(stats.entries for stats in sums.values())
         self._sums = sums if sums is not None and self._drained else {}
 
-    def _counts_now(self) -> dict[int, KernelCounts]:
+    def _counts_now(self) -> Mapping[int, KernelCounts]:
+        if not self._has_counts:
+            return {}
         if self._is_new:  # what it has lost already is this run's to tell
             return dict.fromkeys(self.cpus, KernelCounts())
         sums = self._read_sums()
@@ -128,17 +114,5 @@ class SnapshotSource(LiveSource):
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None]:
         return lambda: self._sums.get(cpu) if self._has_base else None
 
-    def _open_stream(
-        self,
-        cpu: int,
-        size: BatchSize,
-        budget: ByteBudget,
-        block_age_s: float,
-        keep_page: Callable[[StreamKey, str, bytes], None],
-    ) -> Stream:
-        fd = self.tree.open_snapshot(cpu)
-        self._fds.append(fd)
-        return SnapshotStream(
-            StreamKey(self.run, self.name, cpu), fd, Batch(self.plan, size.pages_bytes, size.capacity), self.book,
-            self._stats_reader(cpu), self.base.get(cpu, KernelCounts()), budget, keep_page, block_age_s,
-        )  # fmt: skip
+    def _open_ring(self, cpu: int) -> int:
+        return self.tree.open_snapshot(cpu)

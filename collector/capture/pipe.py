@@ -8,16 +8,13 @@ docs/text-pipes.md says what text cannot tell.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from collector.archive.history import LeftOff
-from collector.batch import StreamKey
-from collector.capture.budget import ByteBudget
+from collector.capture.account import Account
 from collector.capture.formats import FormatBook
-from collector.capture.sizing import BatchSize
-from collector.capture.source import LiveSource, build_format_object
-from collector.capture.stream import Ask, Sample, Stream, Visit, Worker
+from collector.capture.source import LiveInstance, LiveSource, build_format_object
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit, Worker
 from collector.decode.plan import CommonHead
 from collector.decode.text import PAGE_BYTES, TextBatch
 from collector.decode.text_plan import (
@@ -31,12 +28,10 @@ from collector.decode.text_plan import (
     TextPlan,
 )
 from collector.ledger import KernelCounts, ReaderCounts
-from collector.tracefs.clocks import ClockPair
 from collector.tracefs.events import EventName
-from collector.tracefs.files import TracefsDir, read_stats_fd
 from collector.tracefs.formats import EventFormat, parse_event_format
 from collector.tracefs.layout import PageLayout
-from collector.tracefs.stats import CpuStats
+from collector.tracefs.stats import sum_stats
 
 # The CPU under which the pipe of all CPUs is kept: none can have this number (CONFIG_NR_CPUS is at most 8192), and
 # each entry has its own.
@@ -157,57 +152,21 @@ def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> Te
     return plan
 
 
-def sum_stats(stats: Sequence[CpuStats]) -> CpuStats:
-    """The counters of several CPUs as those of one ring."""
-    oldest = [s.oldest_event_ts for s in stats if s.entries and s.oldest_event_ts is not None]
-    now = [s.now_ts for s in stats if s.now_ts is not None]
-    return CpuStats(
-        entries=sum(s.entries for s in stats),
-        overrun=sum(s.overrun for s in stats),
-        commit_overrun=sum(s.commit_overrun for s in stats),
-        bytes=sum(s.bytes for s in stats),
-        oldest_event_ts=min(oldest, default=None),
-        now_ts=max(now, default=None),
-        dropped_events=sum(s.dropped_events for s in stats),
-        read_events=sum(s.read_events for s in stats),
-        ts_is_ns=all(s.ts_is_ns for s in stats),
-    )
-
-
 class PipeStream(Stream):
-    """The reader of one text pipe.
+    """The reader of one text pipe; its batch is a TextBatch.
 
     The kernel consumes an entry by formatting it. So `read events` = entries with a line + those that share one
     (function_graph's leaf calls), exactly: an entry of several lines is one, `[LINE TOO BIG]` is one, and a LOST line
     is none.
-
-    Args:
-      as for Stream; fd: a text pipe, non-blocking.
-      is_graph: of the tracer function_graph, which leaves entries and losses out of its drawing.
     """
 
     gap_source = GAP_SOURCE
-
-    def __init__(
-        self,
-        key: StreamKey,
-        fd: int,
-        batch: TextBatch,
-        book: FormatBook,
-        read_stats: Callable[[], CpuStats] | None,
-        base: KernelCounts,
-        budget: ByteBudget,
-        block_age_s: float,
-        is_graph: bool = False,
-    ) -> None:
-        super().__init__(key, fd, batch, book, read_stats, base, budget, _keep_nothing, block_age_s)
-        self._text = batch
-        self._is_graph = is_graph
+    _batch: TextBatch
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """{reason: entries} that have no line of their own."""
-        return {SKIPPED_FOLDED: self._text.total_folded} if self._text.total_folded else {}
+        return {SKIPPED_FOLDED: self._batch.total_folded} if self._batch.total_folded else {}
 
     @property
     def malformed_pages(self) -> int:
@@ -219,77 +178,59 @@ class PipeStream(Stream):
         if ask & Ask.FLUSH and max_bytes:
             max_bytes = max(max_bytes, FLUSH_BYTES)
         visit = super().visit(worker, ask, max_bytes)
-        if self._text.total_unparsed:
-            self.decode_errors[UNPARSED] = self._text.total_unparsed
+        if self._batch.total_unparsed:
+            self.decode_errors[UNPARSED] = self._batch.total_unparsed
         return visit
 
-    def _sample(self, visit: Visit, settled: bool) -> Sample | None:
-        if self._text.held_bytes:  # read from the kernel, but in no entry yet
-            return None
-        if self._is_graph:
-            self._untold = "between a call and its return, where function_graph prints no loss"
-        return super()._sample(visit, settled)
+    def _sample(self, visit: Visit) -> None:
+        if not self._batch.held_bytes:  # else read from the kernel, but in no entry yet
+            super()._sample(visit)
+
+
+class GraphAccount(Account):
+    """The account of lines that the tracer function_graph draws: it leaves entries and losses out."""
+
+    def sample(self, visit: Visit, reader: ReaderCounts, settled: bool) -> None:
+        self._untold = "between a call and its return, where function_graph prints no loss"
+        super().sample(visit, reader, settled)
 
     def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
         missing = kernel.read - reader.decoded - sum((reader.skipped or {}).values())
-        if not self._is_graph or missing <= 0:
+        if missing <= 0:
             return reader
         return replace(reader, skipped={**(reader.skipped or {}), SKIPPED_NO_TEXT: missing})
 
 
+class GraphStream(PipeStream):
+    """The reader of a text pipe with function_graph's drawing."""
+
+    account_type = GraphAccount
+
+
 class PipeSource(LiveSource):
-    """The text pipes of an instance of the running kernel, set up already.
+    """The text pipes of an instance of the running kernel.
 
     Args:
-      as for LiveSource; cpus: whose pipes are read.
+      as for LiveSource; CPUs: whose pipes are read.
       whole: read the one pipe of all CPUs instead, merged in the order of time; it excludes the others.
     """
 
-    def __init__(
-        self,
-        tree: TracefsDir,
-        name: str,
-        cpus: tuple[int, ...],
-        run: bytes,
-        clock_pair: Callable[[], ClockPair | None],
-        left_off: Mapping[int, LeftOff],
-        *,
-        whole: bool = False,
-    ) -> None:
-        super().__init__(tree, name, cpus, run, (), clock_pair, {} if whole else left_off)
-        left_off = left_off if self._has_counts else {}
-        self._traced_cpus = tree.possible_cpus() if whole else cpus
+    batch_type = TextBatch
+
+    def __init__(self, instance: LiveInstance, run: bytes, *, whole: bool = False) -> None:
+        tree = instance.tree
+        self._whole = whole
+        self._possible_cpus = tree.possible_cpus() if whole else ()
+        super().__init__(replace(instance, events=()), run)  # no format file tells of a line
         options = frozenset((tree.try_read_text("trace_options") or "").split())
         tracer = (tree.try_read_text("current_tracer") or "").strip()
-        self._is_graph = is_graph(tracer, options)
-        self._text_plan = build_text_plan(tracer, options, whole=whole)
-        self.plan = self._text_plan
-        self.book = FormatBook(self.plan, TextFormats(self._text_plan, tree.list_events).get, build_format_object)
-        self._whole = whole
+        self.stream_type = GraphStream if is_graph(tracer, options) else PipeStream
+        plan = build_text_plan(tracer, options, whole=whole)
+        self.plan = plan
+        self.book = FormatBook(plan, TextFormats(plan, tree.list_events).get, build_format_object)
         if whole:
             self.cpus = (WHOLE_PIPE_CPU,)
-            now = KernelCounts.of(sum_stats([tree.read_stats(cpu) for cpu in self._traced_cpus]))
-            then = left_off.get(WHOLE_PIPE_CPU)
-            self.left_off = left_off
-            self.base = {WHOLE_PIPE_CPU: now if then is None else then.loss_base(now)}
-            self.crash_lost = {WHOLE_PIPE_CPU: None if then is None else then.unarchived(now)}
             self._ring_bytes = {WHOLE_PIPE_CPU: sum(self._ring_bytes.values())}
-
-    def _open_stream(
-        self,
-        cpu: int,
-        size: BatchSize,
-        budget: ByteBudget,
-        block_age_s: float,
-        keep_page: Callable[[StreamKey, str, bytes], None],
-    ) -> Stream:
-        fd = self.tree.open_pipe(None if self._whole else cpu)
-        self._fds.append(fd)
-        batch = TextBatch(self._text_plan, size.pages_bytes, size.capacity)
-        return PipeStream(
-            StreamKey(self.run, self.name, cpu), fd, batch, self.book, self._pipe_stats(cpu),
-            self.base.get(cpu, KernelCounts()), budget, block_age_s, self._is_graph,
-        )  # fmt: skip
 
     def header(self) -> dict[str, Any]:
         """What a segment's header says of the instance; times of ns clocks are rounded to `resolution_ns`."""
@@ -298,17 +239,13 @@ class PipeSource(LiveSource):
             header["resolution_ns"] = RESOLUTION_NS
         return header
 
-    def _pipe_stats(self, cpu: int) -> Callable[[], CpuStats] | None:
-        if not self._has_counts:
-            return None
-        fds = [self.tree.open_stats(each) for each in (self._traced_cpus if self._whole else (cpu,))]
-        self._fds.extend(fds)
-        return partial(_read_stats, fds)
+    def _open_ring(self, cpu: int) -> int:
+        return self.tree.open_pipe(None if self._whole else cpu)
 
+    def _cpus_of(self, cpu: int) -> Sequence[int]:
+        return self._possible_cpus if self._whole else (cpu,)
 
-def _read_stats(fds: Sequence[int]) -> CpuStats:
-    return read_stats_fd(fds[0]) if len(fds) == 1 else sum_stats([read_stats_fd(fd) for fd in fds])
-
-
-def _keep_nothing(key: StreamKey, reason: str, page: bytes) -> None:
-    """Evidence of malformed sub-buffers: text has none."""
+    def _counts_now(self) -> Mapping[int, KernelCounts]:
+        if not self._whole:
+            return super()._counts_now()
+        return {WHOLE_PIPE_CPU: KernelCounts.of(sum_stats([self.tree.read_stats(of) for of in self._possible_cpus]))}

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +45,31 @@ class Provenance:
         )
 
     def opening_notes(self) -> Sequence[Note]:
-        notes = []
-        for source in self._sources:
-            pair = clock_note(source)
-            if pair is None:
-                continue
-            notes.append(pair)
-            for stream in source.streams:
-                self._since[(stream.key.instance, stream.key.cpu)] = pair.body["trace"]
-                notes.append(_coverage(stream.key, pair.body["trace"], None, pair.body["realtime_ns"]))
-        return notes
+        return self._look(self._begin)
 
     def closing_notes(self) -> Sequence[Note]:
+        return self._look(self._end)
+
+    def _look(self, coverage: Callable[[StreamKey, int, int], Note]) -> list[Note]:
+        """A pair of clock readings of each instance, and of each of its streams what `coverage` makes of them.
+
+        Args:
+          coverage: (stream, trace clock, wall time) -> note
+        """
         notes = []
         for source in self._sources:
             pair = clock_note(source)
-            if pair is None:
-                continue
-            notes.append(pair)
-            for stream in source.streams:
-                since = self._since.get((stream.key.instance, stream.key.cpu), pair.body["trace"])
-                notes.append(_coverage(stream.key, since, pair.body["trace"], pair.body["realtime_ns"]))
+            if pair is not None:
+                now_ts, at_ns = pair.body["trace"], pair.body["realtime_ns"]
+                notes += [pair, *(coverage(stream.key, now_ts, at_ns) for stream in source.streams)]
         return notes
+
+    def _begin(self, key: StreamKey, now_ts: int, at_ns: int) -> Note:
+        self._since[(key.instance, key.cpu)] = now_ts
+        return _coverage(key, now_ts, None, at_ns)
+
+    def _end(self, key: StreamKey, now_ts: int, at_ns: int) -> Note:
+        return _coverage(key, self._since.get((key.instance, key.cpu), now_ts), now_ts, at_ns)
 
 
 def boot_id() -> str:

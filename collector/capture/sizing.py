@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from collector.capture.stream import BLOCK_HEAD_BYTES, ENTRY_BYTES
 from collector.errors import ConfigError
+
+ENTRY_BYTES = 20  # of a batch's index per entry
+BLOCK_HEAD_BYTES = 4096  # what a block's body needs beside its columns, generously
 
 # Of the budget: batches take at most this, so that blocks always find room beside them.
 BATCH_SHARE = (5, 8)
@@ -35,13 +37,23 @@ class BatchSize:
     @property
     def block_bytes(self) -> int:
         """The most that the blocks of it can need of the budget."""
-        return (self.size_bytes + BLOCK_HEAD_BYTES) * self.copies
+        return block_need_bytes(self.pages_bytes, self.capacity, self.copies)
 
     @property
     def encoder_bytes(self) -> int:
         """The scratch memory of a worker that encodes it."""
         entry_bytes = ENCODER_ENTRY_BYTES + (CHOSEN_ENTRY_BYTES if self.copies > 1 else 0)
         return entry_bytes * self.capacity + (self.size_bytes * 3) // 2
+
+
+def block_need_bytes(raw_bytes: int, entries: int, copies: int) -> int:
+    """Of the budget, to make blocks of a batch: before they are made nobody knows how small they become.
+
+    Args:
+      raw_bytes: of sub-buffers in it.
+      copies: blocks that are made of it.
+    """
+    return (raw_bytes + ENTRY_BYTES * entries + BLOCK_HEAD_BYTES) * copies
 
 
 def batch_size(

@@ -1,8 +1,8 @@
 """What is read: an instance of the live kernel, or a recorded tree. Both become streams."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from collector.errors import TracefsMissingError, UsageError
 from collector.ledger import KernelCounts
 from collector.tracefs.clocks import ClockPair, clock_of
 from collector.tracefs.cpus import format_cpu_list
+from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir, read_stats_fd
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.snapshots import SWAPPING_TRACERS
-from collector.tracefs.stats import CpuStats
+from collector.tracefs.stats import CpuStats, sum_stats
 
 REPLAY_INSTANCE = "recorded"
 
@@ -48,6 +49,9 @@ class Source:
       cpus: whose rings are read.
       run: id of the run.
     """
+
+    stream_type: type[Stream] = Stream
+    batch_type: type[Batch] = Batch
 
     def __init__(self, tree: TracefsDir, name: str, cpus: tuple[int, ...], run: bytes) -> None:
         self.tree = tree
@@ -109,12 +113,11 @@ class Source:
         block_age_s: float,
         keep_page: Callable[[StreamKey, str, bytes], None],
     ) -> Stream:
-        fd = self.tree.open_raw(cpu)
-        self._fds.append(fd)
-        return Stream(
+        fd = self._keep(self._open_ring(cpu))
+        return self.stream_type(
             StreamKey(self.run, self.name, cpu),
             fd,
-            Batch(self.plan, size.pages_bytes, size.capacity),
+            self.batch_type(self.plan, size.pages_bytes, size.capacity),
             self.book,
             self._stats_reader(cpu),
             self.base.get(cpu, KernelCounts()),
@@ -162,10 +165,17 @@ class Source:
             lease.release()
         self._leases.clear()
 
-    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None] | None:
-        fd = self.tree.open_stats(cpu)
+    def _keep(self, fd: int) -> int:
+        """Close it with the rings."""
         self._fds.append(fd)
-        return partial(read_stats_fd, fd)
+        return fd
+
+    def _open_ring(self, cpu: int) -> int:
+        return self.tree.open_raw(cpu)
+
+    def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None] | None:
+        """What reads the kernel's counts of a stream; None where nobody counts."""
+        return None
 
     def _common_head(self) -> CommonHead:
         """The head of all records, from any event's format file; the usual one where the tree has no format."""
@@ -174,28 +184,31 @@ class Source:
         return CommonHead()
 
 
-class LiveSource(Source):
-    """An instance of the running kernel, set up already."""
+@dataclass(frozen=True, slots=True)
+class LiveInstance:
+    """An instance of the running kernel, set up already, and what a run knows of it."""
 
-    def __init__(
-        self,
-        tree: TracefsDir,
-        name: str,
-        cpus: tuple[int, ...],
-        run: bytes,
-        events: tuple[tuple[str, str], ...],
-        clock_pair: Callable[[], ClockPair | None],
-        left_off: Mapping[int, LeftOff],
-    ) -> None:
-        super().__init__(tree, name, cpus, run)
-        self._clock_pair = clock_pair
+    tree: TracefsDir  # its folder
+    name: str  # in the archive
+    cpus: tuple[int, ...]  # whose rings are read
+    events: Sequence[EventName] = ()  # that are enabled
+    clock_pair: Callable[[], ClockPair | None] = lambda: None  # gives the trace clock beside the system's clocks
+    left_off: Mapping[int, LeftOff] = field(default_factory=dict)  # {cpu: where an earlier run of it left off}
+
+
+class LiveSource(Source):
+    """An instance of the running kernel."""
+
+    def __init__(self, instance: LiveInstance, run: bytes) -> None:
+        super().__init__(instance.tree, instance.name, instance.cpus, run)
+        self._clock_pair = instance.clock_pair
         # Such a tracer swaps the rings, with their counters: the ledger stays open.
-        self._has_counts = (tree.try_read_text("current_tracer") or "").strip() not in SWAPPING_TRACERS
-        self.left_off = left_off if self._has_counts else {}
-        for system, event in events[:PRELOADED_EVENTS]:
+        self._has_counts = (self.tree.try_read_text("current_tracer") or "").strip() not in SWAPPING_TRACERS
+        self.left_off = instance.left_off if self._has_counts else {}
+        for system, event in instance.events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
-        for cpu, now in self._counts_now().items() if self._has_counts else ():
-            then = left_off.get(cpu)
+        for cpu, now in self._counts_now().items():
+            then = self.left_off.get(cpu)
             # What was overwritten or refused since an earlier run's last look is this run's to tell.
             self.base[cpu] = now if then is None else then.loss_base(now)
             self.crash_lost[cpu] = None if then is None else then.unarchived(now)
@@ -208,11 +221,18 @@ class LiveSource(Source):
         return self._clock_pair()
 
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats | None] | None:
-        return super()._stats_reader(cpu) if self._has_counts else None
+        if not self._has_counts:
+            return None
+        fds = [self._keep(self.tree.open_stats(of)) for of in self._cpus_of(cpu)]
+        return partial(read_stats_fd, fds[0]) if len(fds) == 1 else lambda: sum_stats(list(map(read_stats_fd, fds)))
+
+    def _cpus_of(self, cpu: int) -> Sequence[int]:
+        """Those that write what a stream reads."""
+        return (cpu,)
 
     def _counts_now(self) -> Mapping[int, KernelCounts]:
         """{cpu: the kernel's counts} as the run begins."""
-        return {cpu: KernelCounts.of(self.tree.read_stats(cpu)) for cpu in self.cpus}
+        return {cpu: KernelCounts.of(self.tree.read_stats(cpu)) for cpu in self.cpus} if self._has_counts else {}
 
 
 # Reading one format file takes 30 us. Above this many, listing the ids of all events is cheaper.

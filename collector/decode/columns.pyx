@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from collector.decode.hash cimport hash_bytes, scatter
+from collector.decode.msg cimport Out, put_array, put_bin, put_byte, put_uint, reserve_bin
 from collector.decode.ring cimport (
     Batch, CLASS_CHARS, CLASS_INT, CLASS_REL_LOC, CLASS_TAIL, ColumnSpec, EventSpec, WHERE_MASK,
     WHERE_RAW, load32, load64, record_size,
@@ -61,8 +62,7 @@ cdef class Encoder:
     `addresses` tell what they hold, until the next encode().
     """
 
-    cdef uint8_t *out
-    cdef size_t size, room
+    cdef Out out
     cdef uint16_t *local              # [KINDS] index of the kind in this block, + 1
     cdef uint32_t *keys               # [KINDS] event id << 1 | is raw, in the order of first occurrence
     cdef uint32_t *counts             # [KINDS]
@@ -76,7 +76,6 @@ cdef class Encoder:
     cdef uint32_t capacity
     cdef Table table
     cdef Numbers pid_set, address_set
-    cdef int failed                   # out of memory
     # The entries to encode: the batch's own, or those chosen of them.
     cdef uint32_t n
     cdef uint64_t *ts                 # [n], and so on; as in Batch
@@ -96,7 +95,7 @@ cdef class Encoder:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.out)
+        free(self.out.data)
         free(self.local)
         free(self.keys)
         free(self.counts)
@@ -130,7 +129,7 @@ cdef class Encoder:
         self.grow_to(self.n)
         with nogil:
             self.run(batch)
-        if self.failed:
+        if self.out.failed:
             raise MemoryError
 
     cdef int choose(self, Batch batch, wanted) except -1:
@@ -182,16 +181,16 @@ cdef class Encoder:
 
     def columns(self):
         """The encoded columns, copied out."""
-        return self.out[:self.size]
+        return self.out.data[:self.out.size]
 
     def compress(self, compressor):
         """compressor.compress() of the encoded columns, without a copy of them."""
-        return compressor(<uint8_t[:self.size]> self.out)
+        return compressor(<uint8_t[:self.out.size]> self.out.data)
 
     @property
     def size_bytes(self):
         """Bytes of the encoded columns."""
-        return self.size
+        return self.out.size
 
     @property
     def kinds(self):
@@ -220,85 +219,21 @@ cdef class Encoder:
         self.capacity = n
         return 0
 
-    # ---- output: msgpack, big-endian lengths
-
-    cdef uint8_t *reserve(self, size_t more) noexcept nogil:
-        """Room for so many bytes at out + size; NULL when there is no memory."""
-        cdef uint8_t *grown
-        cdef size_t room
-        if self.size + more > self.room:
-            room = (self.size + more) * 3 // 2 + 65536
-            grown = <uint8_t *> realloc(self.out, room)
-            if grown == NULL:
-                self.failed = 1
-                return NULL
-            self.out = grown
-            self.room = room
-        return self.out + self.size
-
-    cdef void put_byte(self, uint8_t value) noexcept nogil:
-        cdef uint8_t *p = self.reserve(1)
-        if p != NULL:
-            p[0] = value
-            self.size += 1
-
-    cdef void put_head(self, uint8_t byte, uint32_t value, int width) noexcept nogil:
-        cdef uint8_t *p = self.reserve(5)
-        cdef int i
-        if p == NULL:
-            return
-        p[0] = byte
-        for i in range(width):
-            p[1 + i] = <uint8_t> (value >> (8 * (width - 1 - i)))
-        self.size += 1 + width
-
-    cdef void put_uint(self, uint32_t value) noexcept nogil:
-        if value < 128:
-            self.put_byte(<uint8_t> value)
-        elif value < 256:
-            self.put_head(0xCC, value, 1)
-        elif value < 65536:
-            self.put_head(0xCD, value, 2)
-        else:
-            self.put_head(0xCE, value, 4)
-
-    cdef void put_array(self, uint32_t n) noexcept nogil:
-        if n < 16:
-            self.put_byte(<uint8_t> (0x90 | n))
-        elif n < 65536:
-            self.put_head(0xDC, n, 2)
-        else:
-            self.put_head(0xDD, n, 4)
-
-    cdef uint8_t *put_bin(self, uint32_t n) noexcept nogil:
-        """A bin of n bytes for the caller to fill; NULL when there is no memory."""
-        cdef uint8_t *p
-        if n < 256:
-            self.put_head(0xC4, n, 1)
-        elif n < 65536:
-            self.put_head(0xC5, n, 2)
-        else:
-            self.put_head(0xC6, n, 4)
-        p = self.reserve(n)
-        if p != NULL:
-            self.size += n
-        return p
-
     # ---- the block
 
     cdef void run(self, Batch batch) noexcept nogil:
         cdef uint32_t i, k, begin, key
         cdef uint64_t previous, differ
         cdef EventSpec *spec
-        self.size = 0
-        self.failed = 0
+        self.out.size = 0
+        self.out.failed = 0
         numbers_clear(&self.pid_set)
         numbers_clear(&self.address_set)
         self.group(batch)
-        if self.failed:
+        if self.out.failed:
             memset(self.local, 0, KINDS * sizeof(uint16_t))
             return
-        self.put_array(6)
+        put_array(&self.out, 6)
         self.put_kinds(self.n)
         previous = self.ts[0]
         for i in range(self.n):
@@ -313,21 +248,26 @@ cdef class Encoder:
         for i in range(self.n):
             self.values[i] = self.head[i] >> 32
         self.put_integers(self.n, 4, &self.pid_set, 0)
-        self.put_array(self.n_kinds)
+        put_array(&self.out, self.n_kinds)
         begin = 0
         for k in range(self.n_kinds):
             key = self.keys[k]
             spec = batch.layout.specs[key >> 1]
             if key & 1:
-                self.put_array(1)
+                put_array(&self.out, 1)
                 self.raw_places(batch, self.order + begin, self.counts[k])
                 self.put_variable(batch, self.order + begin, self.counts[k], 0)
             else:
-                self.put_array(spec.n_columns)
+                put_array(&self.out, spec.n_columns)
                 for i in range(spec.n_columns):
                     self.put_column(batch, self.order + begin, self.counts[k], &spec.columns[i])
             begin += self.counts[k]
             self.local[key] = 0
+
+    cdef void begin(self, uint32_t parts, uint8_t form) noexcept nogil:
+        """A column of so many parts, the form itself included."""
+        put_array(&self.out, parts)
+        put_byte(&self.out, form)
 
     cdef void put_kinds(self, uint32_t n) noexcept nogil:
         """The column of the entries' kinds: one plane, or two."""
@@ -338,10 +278,9 @@ cdef class Encoder:
                 self.values[i] = self.kind_of[i]
             self.put_planes(self.values, n, 1 if self.n_kinds == 1 else 2, 0)
             return
-        self.put_array(2)
-        self.put_byte(FORM_PLANES)
-        self.put_array(1)
-        p = self.put_bin(n)
+        self.begin(2, FORM_PLANES)
+        put_array(&self.out, 1)
+        p = reserve_bin(&self.out, n)
         if p != NULL:
             for i in range(n):
                 p[i] = <uint8_t> self.kind_of[i]
@@ -350,13 +289,12 @@ cdef class Encoder:
         """A column of width 1: one byte of the common heads; `differ` has the bits that are not all alike."""
         cdef uint32_t i
         cdef uint8_t *p
-        self.put_array(2)
-        self.put_byte(FORM_PLANES)
-        self.put_array(1)
+        self.begin(2, FORM_PLANES)
+        put_array(&self.out, 1)
         if (differ >> shift) & 0xFF == 0:
-            self.put_uint((head[0] >> shift) & 0xFF)
+            put_uint(&self.out, (head[0] >> shift) & 0xFF)
             return
-        p = self.put_bin(n)
+        p = reserve_bin(&self.out, n)
         if p != NULL:
             for i in range(n):
                 p[i] = <uint8_t> (head[i] >> shift)
@@ -375,7 +313,7 @@ cdef class Encoder:
                 last_key = key
                 if last == 0:
                     if self.n_kinds == 65535:   # an index of two bytes; only hostile pages have so many
-                        self.failed = 1
+                        self.out.failed = 1
                         return
                     self.keys[self.n_kinds] = key
                     self.counts[self.n_kinds] = 0
@@ -402,9 +340,8 @@ cdef class Encoder:
                 return
             if self.put_if_constant(batch.pages + column.offset, places, n, column.size * column.count):
                 return
-            self.put_array(2)
-            self.put_byte(FORM_ARRAY)
-            self.put_array(column.count)
+            self.begin(2, FORM_ARRAY)
+            put_array(&self.out, column.count)
             for element in range(column.count):
                 self.gather(batch.pages + column.offset + element * column.size, places, n, column.size)
                 self.put_integers(n, column.size, &self.address_set if column.is_address else NULL, 1)
@@ -443,13 +380,10 @@ cdef class Encoder:
         for i in range(n):
             differ |= values[i] ^ first
         if differ == 0:
-            self.put_array(2)
-            self.put_byte(FORM_CONSTANT)
-            p = self.put_bin(width)
-            if p != NULL:
-                memcpy(p, &first, width)
+            self.begin(2, FORM_CONSTANT)
+            put_bin(&self.out, <uint8_t *> &first, width)
             if collect != NULL:
-                self.failed |= numbers_add(collect, first)
+                self.out.failed |= numbers_add(collect, first)
             return
         # A dictionary pays when it replaces at least two planes.
         if width > 1 and differ > 0xFF:
@@ -457,21 +391,18 @@ cdef class Encoder:
             if entries and entries * width + n < n * planes_of(differ):
                 if collect != NULL:
                     for i in range(entries):
-                        self.failed |= numbers_add(collect, table[i])
-                self.put_array(3)
-                self.put_byte(FORM_DICTIONARY)
-                p = self.put_bin(entries * width)
+                        self.out.failed |= numbers_add(collect, table[i])
+                self.begin(3, FORM_DICTIONARY)
+                p = reserve_bin(&self.out, entries * width)
                 if p == NULL:
                     return
                 for i in range(entries):
                     memcpy(p + i * width, &table[i], width)
-                p = self.put_bin(n)
-                if p != NULL:
-                    memcpy(p, self.index, n)
+                put_bin(&self.out, self.index, n)
                 return
         if collect != NULL:
             for i in range(n):
-                self.failed |= numbers_add(collect, values[i])
+                self.out.failed |= numbers_add(collect, values[i])
         self.put_planes(values, n, width, may_delta and width > 1 and prefers_deltas(values, n, width))
 
     cdef uint32_t dictionary_of(self, const uint64_t *values, uint32_t n, uint64_t *table) noexcept nogil:
@@ -515,15 +446,14 @@ cdef class Encoder:
         first = values[0]
         for i in range(n):
             differ |= values[i] ^ first
-        self.put_array(2)
-        self.put_byte(FORM_DELTAS if deltas else FORM_PLANES)
-        self.put_array(width)
+        self.begin(2, FORM_DELTAS if deltas else FORM_PLANES)
+        put_array(&self.out, width)
         for plane in range(width):
             shift = 8 * plane
             if (differ >> shift) & 0xFF == 0:
-                self.put_uint((first >> shift) & 0xFF)
+                put_uint(&self.out, (first >> shift) & 0xFF)
                 continue
-            p = self.put_bin(n)
+            p = reserve_bin(&self.out, n)
             if p == NULL:
                 return
             for i in range(n):
@@ -533,17 +463,13 @@ cdef class Encoder:
         """A constant column of `width` bytes, when it is one."""
         cdef uint32_t i
         cdef const uint8_t *first = base + (places[0] & WHERE_MASK)
-        cdef uint8_t *p
         for i in range(1, n):
             if i + AHEAD < n:
                 prefetch(base + (places[i + AHEAD] & WHERE_MASK))
             if not are_equal(first, base + (places[i] & WHERE_MASK), width):
                 return 0
-        self.put_array(2)
-        self.put_byte(FORM_CONSTANT)
-        p = self.put_bin(width)
-        if p != NULL:
-            memcpy(p, first, width)
+        self.begin(2, FORM_CONSTANT)
+        put_bin(&self.out, first, width)
         return 1
 
     cdef void put_chars(self, const uint8_t *base, const uint32_t *places, uint32_t n, uint32_t width) noexcept nogil:
@@ -559,20 +485,16 @@ cdef class Encoder:
             self.lengths[i] = width
         entries = self.bytes_dictionary(base, places, n)
         if entries and <uint64_t> entries * width < <uint64_t> n * (width - 1):
-            self.put_array(3)
-            self.put_byte(FORM_DICTIONARY)
-            p = self.put_bin(entries * width)
+            self.begin(3, FORM_DICTIONARY)
+            p = reserve_bin(&self.out, entries * width)
             if p == NULL:
                 return
             for i in range(entries):
                 memcpy(p + i * width, base + self.values[i], width)
-            p = self.put_bin(n)
-            if p != NULL:
-                memcpy(p, self.index, n)
+            put_bin(&self.out, self.index, n)
             return
-        self.put_array(2)
-        self.put_byte(FORM_PLANES)
-        self.put_array(width)
+        self.begin(2, FORM_PLANES)
+        put_array(&self.out, width)
         for plane in range(width):
             entry = base + (places[0] & WHERE_MASK)
             differs = 0
@@ -581,9 +503,9 @@ cdef class Encoder:
                     differs = 1
                     break
             if not differs:
-                self.put_uint(entry[plane])
+                put_uint(&self.out, entry[plane])
                 continue
-            p = self.put_bin(n)
+            p = reserve_bin(&self.out, n)
             if p == NULL:
                 return
             for i in range(n):
@@ -663,26 +585,19 @@ cdef class Encoder:
             for i in range(entries):
                 kept += self.values[DICTIONARY_MOST + i] + 5
         if entries and kept + n < total + 2 * n:
-            self.put_array(3)
-            self.put_byte(FORM_BYTES_DICTIONARY)
-            self.put_array(entries)
+            self.begin(3, FORM_BYTES_DICTIONARY)
+            put_array(&self.out, entries)
             for i in range(entries):
                 if is_address:
                     self.collect_addresses(batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
-                p = self.put_bin(self.values[DICTIONARY_MOST + i])
-                if p == NULL:
-                    return
-                memcpy(p, batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
-            p = self.put_bin(n)
-            if p != NULL:
-                memcpy(p, self.index, n)
+                put_bin(&self.out, batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
+            put_bin(&self.out, self.index, n)
             return
         for i in range(n):
             self.values[i] = self.lengths[i]
-        self.put_array(3)
-        self.put_byte(FORM_BYTES)
+        self.begin(3, FORM_BYTES)
         self.put_integers(n, 4, NULL, 0)
-        p = self.put_bin(total)
+        p = reserve_bin(&self.out, total)
         if p == NULL:
             return
         for i in range(n):
@@ -694,7 +609,7 @@ cdef class Encoder:
     cdef void collect_addresses(self, const uint8_t *p, uint64_t size) noexcept nogil:
         cdef uint64_t at = 0
         while at + 8 <= size:
-            self.failed |= numbers_add(&self.address_set, load64(p + at))
+            self.out.failed |= numbers_add(&self.address_set, load64(p + at))
             at += 8
 
 

@@ -164,45 +164,58 @@ cdef inline void put_int(Out *out, int64_t value) noexcept nogil:
         put_typed(out, 0xD3, <uint64_t> value, 8)
 
 
-cdef inline void put_array(Out *out, uint32_t n) noexcept nogil:
+cdef inline void put_count(Out *out, uint32_t n, uint8_t fixed, uint8_t wide) noexcept nogil:
+    """How many elements follow: in the type byte itself up to 15, behind `wide` or the type after it."""
     if n < 16:
-        put_byte(out, <uint8_t> (0x90 | n))
+        put_byte(out, fixed | <uint8_t> n)
     elif n < 0x10000:
-        put_typed(out, 0xDC, n, 2)
+        put_typed(out, wide, n, 2)
     else:
-        put_typed(out, 0xDD, n, 4)
+        put_typed(out, wide + 1, n, 4)
+
+
+cdef inline void put_array(Out *out, uint32_t n) noexcept nogil:
+    put_count(out, n, 0x90, 0xDC)
 
 
 cdef inline void put_map(Out *out, uint32_t n) noexcept nogil:
-    if n < 16:
-        put_byte(out, <uint8_t> (0x80 | n))
-    elif n < 0x10000:
-        put_typed(out, 0xDE, n, 2)
+    put_count(out, n, 0x80, 0xDE)
+
+
+cdef inline void put_size(Out *out, uint32_t size, uint8_t small) noexcept nogil:
+    """How many bytes follow, in one, two or four bytes behind `small` or one of the two types after it."""
+    if size < 0x100:
+        put_typed(out, small, size, 1)
+    elif size < 0x10000:
+        put_typed(out, small + 1, size, 2)
     else:
-        put_typed(out, 0xDF, n, 4)
+        put_typed(out, small + 2, size, 4)
 
 
 cdef inline void put_str(Out *out, const uint8_t *text, uint32_t size) noexcept nogil:
     """Bytes that are known to be UTF-8."""
     if size < 32:
         put_byte(out, <uint8_t> (0xA0 | size))
-    elif size < 0x100:
-        put_typed(out, 0xD9, size, 1)
-    elif size < 0x10000:
-        put_typed(out, 0xDA, size, 2)
     else:
-        put_typed(out, 0xDB, size, 4)
+        put_size(out, size, 0xD9)
     put_bytes(out, text, size)
 
 
+cdef inline uint8_t *reserve_bin(Out *out, uint32_t size) noexcept nogil:
+    """A bin of so many bytes for the caller to fill; NULL when there is no memory."""
+    cdef uint8_t *p
+    if room_for(out, <size_t> size + 9) == NULL:
+        return NULL
+    put_size(out, size, 0xC4)
+    p = out.data + out.size
+    out.size += size
+    return p
+
+
 cdef inline void put_bin(Out *out, const uint8_t *data, uint32_t size) noexcept nogil:
-    if size < 0x100:
-        put_typed(out, 0xC4, size, 1)
-    elif size < 0x10000:
-        put_typed(out, 0xC5, size, 2)
-    else:
-        put_typed(out, 0xC6, size, 4)
-    put_bytes(out, data, size)
+    cdef uint8_t *p = reserve_bin(out, size)
+    if p != NULL:
+        memcpy(p, data, size)
 
 
 cdef inline int is_utf8(const uint8_t *p, size_t size) noexcept nogil:

@@ -1,11 +1,10 @@
 """The metrics of `receive`, in docs/stream.md."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from collector.monitor.exposition import Exposition
+from collector.monitor.metrics_model import Each, MetricSpec
 
 PREFIX = "ftrace_collector_receive_"
 
@@ -29,46 +28,31 @@ class ReceiveSnapshot:
     duplicates: int = 0  # blocks that were here already
 
 
-# (name, kind, help, value)
-METRICS: tuple[tuple[str, str, str, Callable[[ReceiveSnapshot], float]], ...] = (
-    ("hosts", "gauge", "Hosts whose archives are open.", lambda s: s.hosts),
-    ("connections", "gauge", "Connections that are open.", lambda s: s.connections),
-    ("held_bytes", "gauge", "Memory that senders make the receiver hold, about.", lambda s: s.held_bytes),
-    ("held_limit_bytes", "gauge", "At most; then nothing is read.", lambda s: s.held_limit_bytes),
-    ("accepted_connections", "counter", "Connections that were accepted.", lambda s: s.accepted),
-    ("blocks", "counter", "Blocks that were written and synced.", lambda s: s.blocks),
-    ("events", "counter", "Entries in these blocks.", lambda s: s.events),
-    ("bytes", "counter", "Bytes of these blocks.", lambda s: s.bytes),
-    ("duplicate_blocks", "counter", "Blocks that came again and were left out.", lambda s: s.duplicates),
-)
+RECEIVER: Each[ReceiveSnapshot, ReceiveSnapshot] = Each((), lambda now: [((), now)])
+
+METRICS: tuple[MetricSpec[ReceiveSnapshot], ...] = (
+    RECEIVER.gauge("hosts", lambda s: s.hosts, "Hosts whose archives are open."),
+    RECEIVER.gauge("connections", lambda s: s.connections, "Connections that are open."),
+    RECEIVER.gauge("held_bytes", lambda s: s.held_bytes, "Memory that senders make the receiver hold, about."),
+    RECEIVER.gauge("held_limit_bytes", lambda s: s.held_limit_bytes, "At most; then nothing is read."),
+    RECEIVER.counter("accepted_connections_total", lambda s: s.accepted, "Connections that were accepted."),
+    RECEIVER.counter("blocks_total", lambda s: s.blocks, "Blocks that were written and synced."),
+    RECEIVER.counter("events_total", lambda s: s.events, "Entries in these blocks."),
+    RECEIVER.counter("bytes_total", lambda s: s.bytes, "Bytes of these blocks."),
+    RECEIVER.counter("duplicate_blocks_total", lambda s: s.duplicates, "Blocks that came again and were left out."),
+    RECEIVER.counter_by(
+        "reason", "refused_connections_total", lambda s: dict.fromkeys(REASONS, 0) | s.refused,
+        "Connections that were ended.",
+    ),
+)  # fmt: skip
 
 
-class ReceiveMetrics(Collector):
-    """Renders what a receiver says of itself, in whatever thread asks.
+class ReceiveMetrics(Exposition[ReceiveSnapshot]):
+    """Shows what a receiver says of itself.
 
     Args:
       read: gives the counts as of now; reads no file.
     """
 
     def __init__(self, read: Callable[[], ReceiveSnapshot]) -> None:
-        self._read = read
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-
-    def render(self) -> bytes:
-        """Prometheus text exposition 0.0.4."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry."""
-        now = self._read()
-        for name, kind, text, value in METRICS:
-            family = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(PREFIX + name, text)
-            family.add_metric((), value(now))
-            yield family
-        refused = CounterMetricFamily(PREFIX + "refused_connections", "Connections that were ended.", labels=["reason"])
-        for reason in dict.fromkeys((*REASONS, *now.refused)):
-            refused.add_metric((reason,), now.refused.get(reason, 0))
-        yield refused
+        super().__init__(PREFIX, METRICS, (), read)

@@ -25,7 +25,7 @@ from collector.batch import StreamKey
 from collector.capture.flight import SnapshotSource
 from collector.capture.pipe import PipeSource
 from collector.capture.provenance import Provenance, boot_id
-from collector.capture.source import LiveSource, RecordedSource, Source, new_run_id
+from collector.capture.source import LiveInstance, LiveSource, RecordedSource, Source, new_run_id
 from collector.capture.worker import Workers
 from collector.config.models import ArchiveConfig, Config
 from collector.control.desired import build_spec
@@ -233,38 +233,16 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     left_off: Mapping[int, LeftOff] = {}
     if instance.existed:
         left_off = find_left_off(Path(config.archive.folder), instance.spec.name, boot_id())
+    found = LiveInstance(
+        instance.dir, instance.spec.name, instance.cpus, instance.spec.events, instance.read_clock_pair, left_off
+    )
     # Of a run that read snapshots also when this one doesn't: what it left is in both rings.
     if config.trace.read == "snapshot" or (instance.existed and leaves_snapshots(instance.spec, instance.probe())):
-        return SnapshotSource(
-            instance.dir,
-            instance.spec.name,
-            instance.cpus,
-            run_id,
-            instance.spec.events,
-            instance.read_clock_pair,
-            left_off,
-            interval_s=config.trace.snapshot_interval_s,
-            is_new=not instance.existed,
-        )
+        interval_s = config.trace.snapshot_interval_s
+        return SnapshotSource(found, run_id, interval_s=interval_s, is_new=not instance.existed)
     if config.trace.read != "raw":
-        return PipeSource(
-            instance.dir,
-            instance.spec.name,
-            instance.cpus,
-            run_id,
-            instance.read_clock_pair,
-            left_off,
-            whole=config.trace.read == "text-merged",
-        )
-    return LiveSource(
-        instance.dir,
-        instance.spec.name,
-        instance.cpus,
-        run_id,
-        instance.spec.events,
-        instance.read_clock_pair,
-        left_off,
-    )
+        return PipeSource(found, run_id, whole=config.trace.read == "text-merged")
+    return LiveSource(found, run_id)
 
 
 def _settle_crash(pipeline: Pipeline, source: Source) -> None:
@@ -273,7 +251,7 @@ def _settle_crash(pipeline: Pipeline, source: Source) -> None:
         left = source.left_off.get(stream.key.cpu)
         if left is None:
             continue
-        stream.continue_after_crash()
+        stream.account.continue_after_crash()
         lost = source.crash_lost[stream.key.cpu]
         if lost is None and left.complete:  # counters were reset since, but it had archived all that it read
             lost = 0

@@ -69,7 +69,7 @@ class Interference:
     def _look_for_readers(self) -> None:
         """More entries left a ring than its reader has: they stay in the residual, for it may be our fault too."""
         for stream in self._pipeline.streams:
-            sample = stream.last_sample
+            sample = stream.account.last_sample
             taken = (sample.balance.residual.get(IDENTITY_READ) or 0) if sample is not None else 0
             if taken > self._taken.get(stream, 0):
                 self.counts[RING_FILE] += 1

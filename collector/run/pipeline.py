@@ -22,7 +22,8 @@ from collector.capture.filters import EventFilter
 from collector.capture.names import HostNames
 from collector.capture.provenance import Provenance, clock_note
 from collector.capture.source import CaptureSizes, Source
-from collector.capture.stream import SKIPPED_SHORT, Sample, Stream, Visit, Worker
+from collector.capture.stream import SKIPPED_SHORT, Stream
+from collector.capture.visit import Sample, Visit, Worker
 from collector.capture.worker import Workers
 from collector.config.models import Config
 from collector.decode.columns import Encoder
@@ -232,7 +233,7 @@ class Pipeline:
           interference: {file: changes by somebody else}.
         """
         capture, archive = self.capture, self.outlet.state
-        samples = [stream.last_sample for stream in self.streams]
+        samples = [stream.account.last_sample for stream in self.streams]
         streams = tuple(_stream_snapshot(stream, source) for source in self.sources for stream in source.streams)
         return Snapshot(
             streams=streams,
@@ -312,13 +313,13 @@ def _make_worker(config: Config, filters: tuple[EventFilter, ...]) -> Worker:
 
 
 def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
-    sample = stream.last_sample
+    sample = stream.account.last_sample
     if sample is None:
-        gaps, gap_known, unknown_gaps = stream.closed_gaps
+        closed = stream.account
         return StreamSnapshot(
             stream.key.instance, stream.key.cpu, reader_bytes=stream.reader_bytes, reader_pages=stream.reader_pages,
-            decoded_events=stream.decoded, gap_known_events=gap_known, gaps=gaps, unknown_gaps=unknown_gaps,
-            decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
+            decoded_events=stream.decoded, gap_known_events=closed.gap_known, gaps=closed.gaps,
+            unknown_gaps=closed.unknown_gaps, decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
         )  # fmt: skip
     kernel = sample.kernel
     return StreamSnapshot(

@@ -123,17 +123,18 @@ class Service:
             async with trio.open_nursery() as nursery:
                 for source in pipeline.sources:
                     nursery.start_soon(self._drain_source, source, drained)
-        left = []
+        left: list[Stream] = []
         for source in pipeline.sources:
             undrained = [stream for stream in source.streams if not (source.is_drained and drained.get(stream))]
             if undrained:
                 await pipeline.leave(source, undrained)
             left += undrained
         if left:
+            samples = [stream.account.last_sample for stream in left]
             logger.error(
                 "entries were left in the kernel; the instance is kept and the next start reads them",
                 extra={"fields": {
-                    "events": sum(s.last_sample.kernel.entries for s in left if s.last_sample is not None),
+                    "events": sum(sample.kernel.entries for sample in samples if sample is not None),
                     "cpus": ",".join(str(stream.key.cpu) for stream in left),
                 }},
             )  # fmt: skip

@@ -1,5 +1,6 @@
 """The counters of one CPU's ring, from per_cpu/cpuN/stats. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from collector.errors import TracefsFormatError
@@ -73,6 +74,23 @@ def parse_cpu_stats(text: str) -> CpuStats:
         raise TracefsFormatError(
             "a line has no number", where="per_cpu/cpuN/stats", expected="numbers", got=str(error)
         ) from None
+
+
+def sum_stats(stats: Sequence[CpuStats]) -> CpuStats:
+    """The counters of several CPUs as those of one ring."""
+    oldest = [s.oldest_event_ts for s in stats if s.entries and s.oldest_event_ts is not None]
+    now = [s.now_ts for s in stats if s.now_ts is not None]
+    return CpuStats(
+        entries=sum(s.entries for s in stats),
+        overrun=sum(s.overrun for s in stats),
+        commit_overrun=sum(s.commit_overrun for s in stats),
+        bytes=sum(s.bytes for s in stats),
+        oldest_event_ts=min(oldest, default=None),
+        now_ts=max(now, default=None),
+        dropped_events=sum(s.dropped_events for s in stats),
+        read_events=sum(s.read_events for s in stats),
+        ts_is_ns=all(s.ts_is_ns for s in stats),
+    )
 
 
 def _parse_count(key: str, value: str) -> int:

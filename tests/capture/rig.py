@@ -16,7 +16,8 @@ from collector.archive.objects import FormatObject, build_object, parse_format, 
 from collector.batch import Block, StreamKey
 from collector.capture.budget import ByteBudget
 from collector.capture.formats import FormatBook, Renewal
-from collector.capture.stream import Ask, Stream, Visit, Worker
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit, Worker
 from collector.decode import ring
 from collector.decode.columns import Encoder
 from collector.decode.plan import common_head

@@ -19,7 +19,8 @@ from trio.testing import MockClock
 from collector.batch import Block, Delivery, SinkState, StreamKey
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.capture import Capture
-from collector.capture.stream import BLOCK_HEAD_BYTES, ENTRY_BYTES, Ask, Visit
+from collector.capture.sizing import BLOCK_HEAD_BYTES, ENTRY_BYTES
+from collector.capture.visit import Ask, Visit
 from sinks.contract.base import Item
 from sinks.runner import SinkRunner
 from tests.capture.rig import (

@@ -10,8 +10,8 @@ from collector.archive.history import LeftOff
 from collector.batch import Block
 from collector.capture.budget import ByteBudget
 from collector.capture.flight import SnapshotSource
-from collector.capture.source import CaptureSizes
-from collector.capture.stream import Ask, Visit
+from collector.capture.source import CaptureSizes, LiveInstance
+from collector.capture.visit import Ask, Visit
 from collector.ledger import KernelCounts
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import MIB, RUN, make_worker, page
@@ -78,7 +78,9 @@ class Recorder:
 
     def __init__(self, rings: TwoRings, left_off: dict[int, LeftOff] | None = None) -> None:
         self.rings = rings
-        self.source = SnapshotSource(rings, "i", (0,), RUN, (), lambda: None, left_off or {}, is_new=left_off is None)
+        self.source = SnapshotSource(
+            LiveInstance(rings, "i", (0,), left_off=left_off or {}), RUN, is_new=left_off is None
+        )
         sizes = CaptureSizes(MIB, 5.0, 1)
         self.source.open_streams(ByteBudget(64 * MIB), sizes, lambda *kept: None, streams_in_all=1)
         self.blocks: list[Block] = []

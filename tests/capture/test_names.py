@@ -17,7 +17,7 @@ from collector.capture.names import (
     VOLATILE_AGE_S,
     HostNames,
 )
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from collector.errors import SegmentError
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import Rig, as_file, blocks_of, page

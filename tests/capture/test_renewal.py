@@ -7,7 +7,7 @@ import pytest
 
 from collector.archive.block import decode_block
 from collector.batch import Block
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from collector.tracefs.formats import parse_event_format
 from tests import pages as made
 from tests.capture.rig import Rig, as_file, as_ring, blocks_of, made_formats, make_stats
@@ -144,7 +144,7 @@ def test_a_second_reset_in_one_visit_is_checked_against_the_new_formats() -> Non
         rig.book.learn(PROBE, rig.book.edition)
         rig.formats[PROBE] = NEW
         looks = iter([408, 408, 204])
-        rig.stream._read_stats = lambda: make_stats(read=next(looks))
+        rig.stream.account._read_stats = lambda: make_stats(read=next(looks))
         blocks = blocks_of(rig.visit(Ask.CLOSE))
     assert [{name for name, _ in shown(rig, [block])} for block in blocks] == [{"event_510"}, {"event_511"}]
 
@@ -168,9 +168,9 @@ def test_counters_are_looked_at_for_events_that_can_go_or_with_a_sample_alone(ri
     rig, fed = ring
     rig.formats[505] = made_formats()[505]
     looks = []
-    read_stats = rig.stream._read_stats
+    read_stats = rig.stream.account._read_stats
     assert read_stats is not None
-    rig.stream._read_stats = lambda: looks.append(1) or read_stats()
+    rig.stream.account._read_stats = lambda: looks.append(1) or read_stats()
     for event_id, ask, wanted in (
         (505, Ask.FLUSH, 0), (505, Ask.FLUSH, 0), (505, Ask.SAMPLE, 3), (PROBE, Ask.FLUSH, 1), (505, Ask.FLUSH, 2),
     ):  # fmt: skip

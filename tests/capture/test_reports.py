@@ -14,7 +14,7 @@ from collector.batch import Note, NoteKind
 from collector.capture import reports
 from collector.capture.pipe import PipeSource
 from collector.capture.reports import Watch, build_watches, look_at_all
-from collector.capture.source import LiveSource
+from collector.capture.source import LiveInstance, LiveSource
 from collector.cli import main
 from collector.control.instance import Instance
 from collector.errors import TracefsPermissionError
@@ -199,13 +199,9 @@ def test_a_report_of_no_time_that_can_be(archive: Path) -> None:
 @pytest.mark.parametrize("text", [False, True])
 def test_a_tracer_that_swaps_the_rings_has_no_ledger(kernel: FakeKernel, held: Instance, text: bool) -> None:
     """Its counters are of this ring or of that one."""
-    source = (
-        PipeSource(held.dir, "ours", (0,), RUN, lambda: None, {})
-        if text
-        else LiveSource(held.dir, "ours", (0,), RUN, (), lambda: None, {})
-    )
+    source = (PipeSource if text else LiveSource)(LiveInstance(held.dir, "ours", (0,)), RUN)
     assert source.base == {}
     assert source.header()["kernel_counts"] == "none"
-    assert (source._pipe_stats(0) if isinstance(source, PipeSource) else source._stats_reader(0)) is None
+    assert source._stats_reader(0) is None
     source.close()
     held.close()

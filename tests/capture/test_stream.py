@@ -13,7 +13,8 @@ from collector.archive.bodies import parse_block
 from collector.batch import MODE_RAW, MODE_TYPED, Missed
 from collector.capture import stream as stream_module
 from collector.capture.budget import ByteBudget
-from collector.capture.stream import BLOCK_HEAD_BYTES, Ask
+from collector.capture.sizing import BLOCK_HEAD_BYTES
+from collector.capture.visit import Ask
 from collector.ledger import KernelCounts
 from collector.tracefs.formats import parse_event_format
 from tests import pages as made
@@ -440,7 +441,7 @@ def test_sample_balances_the_kernel_and_the_reader() -> None:
         rig = Rig(fd, stats=make_stats(read=102, overrun=13), base=KernelCounts(read=100, overrun=10))
         sample = rig.visit(Ask.FLUSH | Ask.SAMPLE).sample
     assert sample is not None
-    assert sample is rig.stream.last_sample
+    assert sample is rig.stream.account.last_sample
     assert (sample.kernel.read, sample.kernel.overrun, sample.reader.decoded, sample.settled) == (2, 3, 2, True)
     assert sample.balance.residual == {"read": 0, "overrun": 0}
 

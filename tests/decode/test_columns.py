@@ -10,7 +10,7 @@ import pytest
 from collector.archive.bodies import parse_block
 from collector.archive.fields import unpack
 from collector.batch import MODE_RAW, MODE_TYPED, Block
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from collector.decode.columns import Encoder
 from tests import pages as made
 from tests.capture.rig import Rig, as_file, blocks_of, slow_rows

@@ -15,7 +15,8 @@ from pathlib import Path
 from collector.archive.block import Entry, decode_block
 from collector.archive.objects import parse_format, parse_object
 from collector.capture.pipe import PipeSource
-from collector.capture.stream import Ask
+from collector.capture.source import LiveInstance
+from collector.capture.visit import Ask
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import RUN
 from tests.conftest import TRACEFS
@@ -172,7 +173,7 @@ def begins(head: bytes, entry: Entry) -> bool:
 
 def take_all(path: Path) -> tuple[list[Entry], str]:
     """The entries of a pipe, from its blocks; the ledger must agree."""
-    source = PipeSource(TracefsDir(path, top=TracefsDir(TRACEFS)), "pipes", (CPU,), RUN, lambda: None, {})
+    source = PipeSource(LiveInstance(TracefsDir(path, top=TracefsDir(TRACEFS)), "pipes", (CPU,)), RUN)
     entries: list[Entry] = []
     try:
         reading = Reading(source)

@@ -13,8 +13,9 @@ from collector.archive.block import decode_block
 from collector.archive.objects import parse_format, parse_object
 from collector.capture.budget import ByteBudget
 from collector.capture.pipe import WHOLE_PIPE_CPU, PipeSource
-from collector.capture.source import CaptureSizes, LiveSource, Source
-from collector.capture.stream import Ask, Stream, Visit
+from collector.capture.source import CaptureSizes, LiveInstance, LiveSource, Source
+from collector.capture.stream import Stream
+from collector.capture.visit import Ask, Visit
 from collector.errors import TracefsError
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import MIB, RUN, make_worker
@@ -102,8 +103,8 @@ def test_text_and_raw_of_the_same_load_have_the_same_entries(
     readings: list[Reading] = []
     try:
         cpus = tuple(make_tree(instance).online_cpus())
-        readings.append(Reading(LiveSource(make_tree(second_instance), "raw", cpus, RUN, (), lambda: None, {})))
-        readings.append(Reading(PipeSource(make_tree(instance), "text", cpus, RUN, lambda: None, {}, whole=whole)))
+        readings.append(Reading(LiveSource(LiveInstance(make_tree(second_instance), "raw", cpus), RUN)))
+        readings.append(Reading(PipeSource(LiveInstance(make_tree(instance), "text", cpus), RUN, whole=whole)))
         wait_asleep(loads)
         for folder in (second_instance, instance):
             trace_load(folder, [load.pid for load in loads], 32768)
@@ -147,7 +148,7 @@ def test_lost_lines_add_up_to_the_overrun(instance: Path, whole: bool, pin_to_cp
     cpu = CPUS[0]
     pin_to_cpu(cpu)
     cpus = tuple(make_tree(instance).online_cpus())
-    reading = Reading(PipeSource(make_tree(instance), "text", cpus, RUN, lambda: None, {}, whole=whole))
+    reading = Reading(PipeSource(LiveInstance(make_tree(instance), "text", cpus), RUN, whole=whole))
     written = 0
     try:
         (instance / "tracing_on").write_text("1")
@@ -190,7 +191,7 @@ def test_all_options_of_the_context(instance: Path, pin_to_cpu: Callable[[int], 
         for option in options:
             (instance / "trace_options").write_text(option)
         (instance / "trace").write_text("")
-        reading = Reading(PipeSource(tree, "text", (CPUS[0],), RUN, lambda: None, {}))
+        reading = Reading(PipeSource(LiveInstance(tree, "text", (CPUS[0],)), RUN))
         try:
             (instance / "tracing_on").write_text("1")
             (instance / "trace_marker").write_text("hello")

@@ -65,5 +65,5 @@ async def test_one_that_cannot_be_drained_costs_the_others_nothing(
 class StreamStub:
     """Nothing was read of it."""
 
-    last_sample = None
+    account = type("Account", (), {"last_sample": None})
     key = type("Key", (), {"cpu": 0})

@@ -3,7 +3,7 @@
 import pytest
 
 from collector.errors import TracefsFormatError
-from collector.tracefs.stats import CpuStats, parse_cpu_stats
+from collector.tracefs.stats import CpuStats, parse_cpu_stats, sum_stats
 
 STATS = """\
 entries: 129
@@ -52,3 +52,9 @@ def test_without_times() -> None:
 def test_a_wrong_file(text: str, message: str) -> None:
     with pytest.raises(TracefsFormatError, match=message):
         parse_cpu_stats(text)
+
+
+def test_counters_of_all_cpus_add_up() -> None:
+    first = CpuStats(1, 2, 3, 4, None, 50, 5, 6, True)
+    second = CpuStats(10, 20, 30, 40, 45, 60, 50, 60, True)
+    assert sum_stats([first, second]) == CpuStats(11, 22, 33, 44, 45, 60, 55, 66, True)

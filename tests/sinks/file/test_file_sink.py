@@ -26,7 +26,7 @@ from collector.archive.segment import build_header, start_ns_of
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.archive.verify import verify_paths
 from collector.batch import Block, Delivery, Note, NoteKind
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from collector.errors import ArchiveFullError, ArchiveLockedError
 from sinks.contract.base import Follower, Item
 from sinks.file import sink as sink_module

@@ -21,7 +21,7 @@ from collector.archive.segment import SegmentWriter
 from collector.archive.totals import Totals, build_totals
 from collector.archive.verify import verify_archive
 from collector.batch import Block, Note, StreamKey
-from collector.capture.stream import LooseGap, Visit
+from collector.capture.visit import LooseGap, Visit
 from collector.config.models import Config
 from collector.errors import SegmentError
 from collector.run.pipeline import Pipeline
