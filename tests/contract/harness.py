@@ -104,10 +104,10 @@ def having(clause: Clause) -> list[str]:
 
 
 def clause(of: Clause) -> Callable[[F], F]:
-    """A test of this clause: run for each sink that has it, as `harness`."""
+    """A test of this clause: run with each sink that has it, as `served`."""
 
     def mark(test: F) -> F:
         test.clause = of  # type: ignore[attr-defined]
-        return pytest.mark.parametrize("harness", having(of), indirect=True)(test)
+        return pytest.mark.parametrize("served", having(of), indirect=True)(test)
 
     return mark

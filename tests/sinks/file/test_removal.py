@@ -162,7 +162,8 @@ async def test_pins_that_go_one_after_the_other_leave_holes_that_are_no_problem(
     """The hole behind the later pin is older than the removal that unpinning the earlier one brings."""
     async with make_archive(segment_bytes=1, max_bytes=1).running() as archive:
         for number in (0, 2, 4):
-            add_pin(archive.folder, Pin(f"n{number}", *[CREATED_NS + number * 10**9] * 2, 1))
+            at_ns = CREATED_NS + number * 10**9
+            add_pin(archive.folder, Pin(f"n{number}", at_ns, at_ns, 1))
         names = [await archive.deliver_sealed_at(CREATED_NS + number * 10**9 + 1000) for number in range(8)]
         assert archive.sealed == [names[at] for at in (0, 2, 4, 7)]
         remove_pin(archive.folder, "n2")
