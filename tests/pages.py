@@ -3,8 +3,10 @@
 Everything here is little-endian and laid out as kernel/trace/ring_buffer.c has it.
 """
 
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -129,6 +131,18 @@ def build_page(
             if sign_extend:
                 commit |= 0xFFFFFFFF << 32
     return (struct.pack("<QQ", ts & U64, commit & U64) + data).ljust(size, bytes([stale]))
+
+
+@contextmanager
+def as_file(data: bytes) -> Iterator[int]:
+    """A file of recorded pages, at its beginning."""
+    fd = os.memfd_create("pages")
+    try:
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 # ---- strategies

@@ -198,27 +198,28 @@ def test_recovery_of_each_cut_inside_the_footer_keeps_or_redoes_it(tmp_path: Pat
         result.path.unlink()
 
 
-def test_recovery_keeps_good_records_behind_damage(tmp_path: Path) -> None:
-    part = small_segment(tmp_path, seal=False)
+def part_with_a_damaged_block(folder: Path) -> tuple[int, int]:
+    """A segment that is not sealed; gives (where the first block is, which is damaged, and its size)."""
+    part = small_segment(folder, seal=False)
     with open_segment(part) as segment:
         block = next(p for p in segment.places if p.kind == 3)
     data = bytearray(part.read_bytes())
     data[block.offset + 30] ^= 4
     part.write_bytes(data)
+    return block.offset, len(data)
+
+
+def test_recovery_keeps_good_records_behind_damage(tmp_path: Path) -> None:
+    at, _ = part_with_a_damaged_block(tmp_path)
     (result,) = recover_folder(tmp_path)
     assert result.blocks == 1
-    assert [p.offset for p in verify_paths([tmp_path])] == [block.offset]
+    assert [p.offset for p in verify_paths([tmp_path])] == [at]
 
 
 def test_recovery_up_to_damage_leaves_what_is_behind_it_to_come_again(tmp_path: Path) -> None:
-    part = small_segment(tmp_path, seal=False)
-    with open_segment(part) as segment:
-        block = next(p for p in segment.places if p.kind == 3)
-    data = bytearray(part.read_bytes())
-    data[block.offset + 30] ^= 4
-    part.write_bytes(data)
+    at, size = part_with_a_damaged_block(tmp_path)
     (result,) = recover_folder(tmp_path, up_to_damage=True)
-    assert (result.blocks, result.cut_bytes) == (0, len(data) - block.offset)
+    assert (result.blocks, result.cut_bytes) == (0, size - at)
     assert verify_paths([tmp_path]) == []
 
 

@@ -20,7 +20,8 @@ from collector.tracefs.layout import parse_header_page
 from tests import pages as made
 from tests import reference
 from tests.conftest import RECORDED_CASES
-from tests.decode.test_ring_against_reference import as_file, recorded_pages
+from tests.decode.test_ring_against_reference import recorded_pages
+from tests.pages import as_file
 
 # (ts, event id, flags, preempt count, pid, fields or the whole record)
 Row = tuple[int, int, int, int, int, Any]

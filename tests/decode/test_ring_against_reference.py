@@ -1,8 +1,6 @@
 """The page walk in Cython against the slow decoder: on all recorded kernels, on damaged and on random pages."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import zip_longest
@@ -19,6 +17,7 @@ from collector.tracefs.layout import PageLayout, parse_header_page
 from tests import pages as made
 from tests import reference
 from tests.conftest import RECORDED_CASES
+from tests.pages import as_file
 
 # (ts, id, flags, preempt count, pid, is raw, record)
 Row = tuple[int, int, int, int, int, bool, bytes]
@@ -32,17 +31,6 @@ class Outcome:
     gaps: list[tuple[int, int | None]] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
     skipped: int = 0
-
-
-@contextmanager
-def as_file(data: bytes) -> Iterator[int]:
-    fd = os.memfd_create("pages")
-    try:
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def decode_fast(
