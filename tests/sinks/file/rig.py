@@ -1,14 +1,11 @@
 """A file sink over a folder, fed by one stream, with the clock and the disk in the test's hands."""
 
 import errno
-import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from collector.archive.bodies import parse_gap
 from collector.archive.frame import Kind, Record
@@ -186,37 +183,6 @@ class FreeSpace:
     """What statvfs says is free, wherever it is asked."""
 
     bytes = 10_000
-
-
-@contextmanager
-def failing(
-    where: Any, *steps: str, code: int = errno.ENOSPC, when: Callable[..., bool] = lambda *_: True
-) -> Iterator[None]:
-    """Steps of the disk fail as long as this is open.
-
-    Args:
-      where: the module that has them: `os`, or the archive's `disk`.
-      when: given what a step is given, says whether this one fails.
-    """
-
-    def make(real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any) -> Any:
-            if when(*args):
-                raise OSError(code, os.strerror(code))
-            return real(*args)
-
-        return step
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in steps:
-            patch.setattr(where, name, make(getattr(where, name)))
-        yield
-
-
-def after(calls: int) -> Callable[..., bool]:
-    """For `failing`: so many calls succeed."""
-    count = itertools.count()
-    return lambda *_: next(count) >= calls
 
 
 def fill(folder: Path) -> Path:

@@ -8,7 +8,8 @@ from collector.archive.lock import is_locked
 from collector.archive.recover import recover_folder
 from collector.batch import Delivery
 from tests.capture.rig import NOISY_ENTRIES
-from tests.sinks.file.rig import MakeArchive, after, failing, fill, fill_to_the_last_byte
+from tests.faults import after, failing
+from tests.sinks.file.rig import MakeArchive, fill, fill_to_the_last_byte
 
 # ---- what it cannot take
 

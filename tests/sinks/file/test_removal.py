@@ -11,7 +11,8 @@ from collector.batch import Delivery
 from sinks.contract.base import Follower
 from sinks.file.retention import Sealed
 from tests.capture.rig import NOISY_ENTRIES
-from tests.sinks.file.rig import CREATED_NS, FreeSpace, MakeArchive, failing
+from tests.faults import failing
+from tests.sinks.file.rig import CREATED_NS, FreeSpace, MakeArchive
 
 # ---- limits
 

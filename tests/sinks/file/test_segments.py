@@ -15,7 +15,8 @@ from collector.batch import Delivery
 from sinks.file.retention import Limits
 from sinks.file.shelf import Room, Shelf
 from tests.capture.rig import NOISY_ENTRIES
-from tests.sinks.file.rig import THREE_BLOCKS, MakeArchive, failing
+from tests.faults import failing
+from tests.sinks.file.rig import THREE_BLOCKS, MakeArchive
 
 # ---- when it ends
 

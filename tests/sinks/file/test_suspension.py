@@ -9,7 +9,8 @@ import pytest
 from collector.archive.lock import is_locked
 from collector.batch import Delivery
 from tests.capture.rig import NOISY_ENTRIES
-from tests.sinks.file.rig import FreeSpace, MakeArchive, failing
+from tests.faults import failing
+from tests.sinks.file.rig import FreeSpace, MakeArchive
 
 
 async def test_too_little_free_space_suspends_and_a_gap_tells_what_was_given_up(
