@@ -17,6 +17,7 @@ PYTEST_ARGS ?=
 KERNELS ?= kernel or quick_guest
 BIN := .venv/bin
 CPUS := $(shell getconf _NPROCESSORS_ONLN)
+MEMORY := $(or $(TMPDIR),$(firstword $(wildcard /dev/shm) /tmp))
 BUILT := .venv/.built
 BUILT_FOR_TESTS := .venv/.built-for-tests
 SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
@@ -30,8 +31,9 @@ run: build
 
 build: $(BUILT)
 
+# Thousands of small files, synced and removed again: in memory, where there is a place for that.
 check: lint
-	$(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest' $(PYTEST_ARGS)
+	TMPDIR=$(MEMORY) $(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest' $(PYTEST_ARGS)
 
 # Tests of the live kernel have it to themselves.
 test: check

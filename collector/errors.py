@@ -1,18 +1,18 @@
 """Every error of the project, and the exit code that each ends a command with. Pure.
 
-    CollectorError                    1
-    ├── UsageError                   64   the command line asks for what cannot be
-    ├── ConfigError                  78   a value of the configuration is wrong
-    ├── TracefsError                  1   the kernel's side
-    │   ├── TracefsMissingError           not mounted, or a file that must be there is not
-    │   ├── TracefsPermissionError        not root, or the kernel refuses
-    │   ├── TracefsFormatError            a file does not read as documented
-    │   └── InstanceBusyError             another process uses the instance
-    ├── ArchiveError                  1   the disk's side
-    │   ├── ArchiveLockedError            another daemon writes this archive
-    │   ├── SegmentError                  a segment is damaged or not a segment
-    │   └── ArchiveFullError              no room, or the folder is gone
-    └── IncompleteDrainError         75   entries were left in the kernel at shutdown
+CollectorError                    1
+├── UsageError                   64   the command line asks for what cannot be
+├── ConfigError                  78   a value of the configuration is wrong
+├── TracefsError                  1   the kernel's side
+│   ├── TracefsMissingError           not mounted, or a file that must be there is not
+│   ├── TracefsPermissionError        not root, or the kernel refuses
+│   ├── TracefsFormatError            a file does not read as documented
+│   └── InstanceBusyError             another process uses the instance
+├── ArchiveError                  1   the disk's side
+│   ├── ArchiveLockedError            another daemon writes this archive
+│   ├── SegmentError                  a segment is damaged or not a segment
+│   └── ArchiveFullError              no room, or the folder is gone
+└── IncompleteDrainError         75   entries were left in the kernel at shutdown
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,10 @@
 Everything here is little-endian and laid out as kernel/trace/ring_buffer.c has it.
 """
 
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -131,8 +133,31 @@ def build_page(
     return (struct.pack("<QQ", ts & U64, commit & U64) + data).ljust(size, bytes([stale]))
 
 
+@contextmanager
+def as_file(data: bytes) -> Iterator[int]:
+    """A file of recorded pages, at its beginning."""
+    fd = os.memfd_create("pages")
+    try:
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 # ---- strategies
 
+# Made once: hypothesis takes longer to make one of these than to draw from it, and an example draws hundreds.
+_id = st.sampled_from([*FIXED_SIZES, UNKNOWN_ID])
+_size_error = st.sampled_from([0, 0, 0, 4, 8, 40, 400, -4, -8])
+_byte, _word16 = st.integers(0, 255), st.integers(0, 0xFFFF)
+_pid = st.integers(-(1 << 31), (1 << 31) - 1)
+_one_in_10, _one_in_20 = st.integers(0, 9), st.integers(0, 19)
+_torn_size = st.sampled_from([4, 7])
+_kind = st.sampled_from(["data"] * 6 + ["long", "dead", "discarded", "extend", "stamp"])
+_dead_words = st.integers(2, 16)
+_discarded_delta = st.integers(2, (1 << 27) - 1)
+_stamp = st.integers(0, (1 << 59) - 1)
 _delta = st.one_of(st.integers(0, 3), st.integers(0, (1 << 27) - 1))
 _time = st.one_of(st.integers(0, 1 << 40), st.integers(0, U64), st.sampled_from([(1 << 59) - 1, 1 << 59, U64]))
 
@@ -140,54 +165,58 @@ _time = st.one_of(st.integers(0, 1 << 40), st.integers(0, U64), st.sampled_from(
 @st.composite
 def records(draw: st.DrawFn) -> bytes:
     """A record, most often as its format says, sometimes with an unknown id, a wrong size or a location outside."""
-    event_id = draw(st.sampled_from([*FIXED_SIZES, UNKNOWN_ID]))
-    size = FIXED_SIZES.get(event_id, 8) + draw(st.sampled_from([0, 0, 0, 4, 8, 40, 400, -4, -8]))
+    event_id = draw(_id)
+    size = FIXED_SIZES.get(event_id, 8) + draw(_size_error)
     body = bytearray(draw(st.binary(min_size=max(size - 8, 0), max_size=max(size - 8, 0))))
     record = bytearray(
-        build_record(
-            event_id,
-            bytes(body),
-            flags=draw(st.integers(0, 255)),
-            preempt_count=draw(st.integers(0, 255)),
-            pid=draw(st.integers(-(1 << 31), (1 << 31) - 1)),
-        )
+        build_record(event_id, bytes(body), flags=draw(_byte), preempt_count=draw(_byte), pid=draw(_pid))
     )
     place = FIXED_SIZES.get(event_id, 8)
     for offset, base in LOCATIONS.get(event_id, ()):
         length = draw(st.integers(0, max(len(record) - place, 0)))
         at = place - base
-        if draw(st.integers(0, 9)) == 0:  # anywhere, any length
-            at, length = draw(st.integers(0, 0xFFFF)), draw(st.integers(0, 0xFFFF))
+        if draw(_one_in_10) == 0:  # anywhere, any length
+            at, length = draw(_word16), draw(_word16)
         if offset + 4 <= len(record):
             record[offset : offset + 4] = struct.pack("<I", at | length << 16)
         place += length
-    return bytes(record[: draw(st.sampled_from([4, 7]))] if draw(st.integers(0, 19)) == 0 else record)
+    return bytes(record[: draw(_torn_size)] if draw(_one_in_20) == 0 else record)
+
+
+_records = records()
 
 
 @st.composite
 def events(draw: st.DrawFn) -> bytes:
     """One event of a page, of any type but the one that makes the rest void."""
-    kind = draw(st.sampled_from(["data"] * 6 + ["long", "dead", "discarded", "extend", "stamp"]))
+    kind = draw(_kind)
     if kind in ("data", "long"):
-        return build_data(draw(records()), draw(_delta), long=kind == "long")
+        return build_data(draw(_records), draw(_delta), long=kind == "long")
     if kind == "dead":
-        return build_dead_space(draw(st.integers(2, 16)) * 4)
+        return build_dead_space(draw(_dead_words) * 4)
     if kind == "discarded":
-        return build_dead_space(draw(st.integers(2, 16)) * 4, draw(st.integers(2, (1 << 27) - 1)))
+        return build_dead_space(draw(_dead_words) * 4, draw(_discarded_delta))
     if kind == "extend":
-        return build_time_extend(draw(st.integers(0, (1 << 59) - 1)))
-    return build_time_stamp(draw(st.integers(0, (1 << 59) - 1)))
+        return build_time_extend(draw(_stamp))
+    return build_time_stamp(draw(_stamp))
+
+
+_events = st.lists(events(), max_size=30)
+_ending = st.sampled_from(["none", "void", "fill"])
+_count = st.none() | st.integers(0, U64)
+_flag = st.booleans()
+_stale = st.sampled_from([0, 0xFF, 0x21])
 
 
 @st.composite
 def sound_pages(draw: st.DrawFn, size: int = 4096) -> bytes:
     """A sub-buffer that can be walked to its end, with random records."""
     data = b""
-    for event in draw(st.lists(events(), max_size=30)):
+    for event in draw(_events):
         if len(data) + len(event) <= size - HEADER_SIZE:
             data += event
     room = size - HEADER_SIZE - len(data)
-    ending = draw(st.sampled_from(["none", "void", "fill"]))
+    ending = draw(_ending)
     if ending == "void" and room >= 4:
         data += build_rest_is_void() + draw(st.sampled_from([b"", b"\xff" * min(64, room - 4)]))
     elif ending == "fill" and room >= 8:
@@ -196,10 +225,10 @@ def sound_pages(draw: st.DrawFn, size: int = 4096) -> bytes:
         data,
         draw(_time),
         size=size,
-        lost=draw(st.booleans()),
-        count=draw(st.none() | st.integers(0, U64)),
-        sign_extend=draw(st.booleans()),
-        stale=draw(st.sampled_from([0, 0xFF, 0x21])),
+        lost=draw(_flag),
+        count=draw(_count),
+        sign_extend=draw(_flag),
+        stale=draw(_stale),
     )
 
 

@@ -11,6 +11,7 @@ import re
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ class Format:
     name: str
     common: tuple[Field, ...]
     fields: tuple[Field, ...]
+
+    @cached_property
+    def common_end(self) -> int:
+        return max(f.fixed_end for f in self.common)
+
+    @cached_property
+    def fixed_end(self) -> int:
+        """What a record has at least."""
+        return max((f.fixed_end for f in self.fields), default=0)
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def located(record: bytes, f: Field) -> tuple[int, int]:
 
 def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
     """{name: value} of a record, or None when the record isn't what its format says."""
-    if any(f.fixed_end > len(record) for f in fmt.fields):
+    if fmt.fixed_end > len(record):
         return None
     variable = 0
     values: dict[str, Any] = {}
@@ -189,10 +199,10 @@ def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
 
 def decode_record(ts: int, record: bytes, formats: dict[int, Format]) -> Entry | None:
     """One entry, or None when the record cannot even hold the common head."""
-    common = {f.name: f for f in next(iter(formats.values())).common}
-    if len(record) < max(f.fixed_end for f in common.values()):
+    any_format = next(iter(formats.values()))
+    if len(record) < any_format.common_end:
         return None
-    head = {name: integer(record, f.offset, f.size, f.signed) for name, f in common.items()}
+    head = {f.name: integer(record, f.offset, f.size, f.signed) for f in any_format.common}
     fmt = formats.get(head["common_type"])
     fields = field_values(record, fmt) if fmt else None
     return Entry(ts, head["common_type"], head["common_flags"], head["common_preempt_count"], head["common_pid"],

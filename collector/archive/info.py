@@ -293,8 +293,11 @@ def format_table(summary: dict[str, Any]) -> str:
     lines = [
         f"events       {events:,}",
         f"lost         {_number(summary['lost_events'])}" + (_gap_words(summary) if summary["gaps"] else ""),
-        *([f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
-          if summary["crash_lost_events"] else []),
+        *(
+            [f"crashes      {summary['crash_lost_events']:,} entries were read but not archived"]
+            if summary["crash_lost_events"]
+            else []
+        ),
         f"residual     {'unsettled' if residual is None else residual}",
         *([f"reports      {summary['reports']}, `show --reports` prints them"] if summary["reports"] else []),
         f"segments     {summary['segments']}, {format_size(archive_bytes)}"

@@ -256,9 +256,7 @@ def _judge_place(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_folder(place: PlaceFacts) -> Finding:
-    evidence = (
-        f"{place.folder} on {place.filesystem}, {_gib(place.free_bytes)} free of {_gib(place.size_bytes)}"
-    )
+    evidence = f"{place.folder} on {place.filesystem}, {_gib(place.free_bytes)} free of {_gib(place.size_bytes)}"
     if place.folder_access != OK:
         return Finding("archive", "folder", "missing", f"{place.folder}: {place.folder_access}",
                        "set archive.folder to a place that can be written", needed=True)  # fmt: skip

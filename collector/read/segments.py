@@ -145,7 +145,6 @@ class View:
         mentions.finish(lambda pid: tgids[pid][0][1] if pid in tgids else None)
         return mentions
 
-
     def _add_again(self, mentions: Mentions, offsets: Iterable[int], pids: Collection[int]) -> None:
         records = (self.segment.record_at(offset) for offset in offsets)
         for _, fields in self._decode((record for record in records if isinstance(record, Record)), None):

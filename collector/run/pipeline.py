@@ -128,9 +128,7 @@ class Pipeline:
           CollectorError: the kernel refuses, or the memory budget is too small.
         """
         capture = self.config.capture
-        sizes = CaptureSizes(
-            capture.block_bytes, capture.block_age_s, self.workers.count, 1 + len(self._filters)
-        )
+        sizes = CaptureSizes(capture.block_bytes, capture.block_age_s, self.workers.count, 1 + len(self._filters))
         in_all = sum(len(source.cpus) for source in sources)
         encoder_bytes = 0
         for source in sources:

@@ -216,9 +216,7 @@ def _cut_part(
         None if moment is None else resolve_moment(moment, stream[0], *view.clock_and_pairs(stream[0]), last=last)
         for moment, last in zip(bounds, (False, True), strict=True)
     )
-    kept = tuple(
-        p for p in places if (since is None or p.last_ts >= since) and (until is None or p.first_ts <= until)
-    )
+    kept = tuple(p for p in places if (since is None or p.last_ts >= since) and (until is None or p.first_ts <= until))
     return _Part(path, stream, kept, since, until)
 
 

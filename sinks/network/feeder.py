@@ -1,7 +1,7 @@
 """The log's side of a network sink: brings what was put into the log, and from there into the window.
 
-    put ──> intake ──absorb──> log ──┬──────────────> window
-            (leases held)       disk └──read back───> (queue_bytes)
+put ──> intake ──absorb──> log ──┬──────────────> window
+        (leases held)       disk └──read back───> (queue_bytes)
 """
 
 import math
@@ -253,9 +253,7 @@ class Feeder:
     def _hangs(self) -> bool:
         """Whether the spool's disk does: what waits for it takes the memory that the archive needs."""
         since_s = self._busy_since_s
-        return (
-            self._options.when_full != "block" and since_s is not None and trio.current_time() - since_s >= HANGS_S
-        )
+        return self._options.when_full != "block" and since_s is not None and trio.current_time() - since_s >= HANGS_S
 
     def _shed(self) -> None:
         """Give up what is too much to wait for a disk that hangs."""

@@ -1,6 +1,5 @@
 """The names that a sender has sent since its last header: what the next segments begin with, and their blocks need."""
 
-
 from collector.archive.records import FormatMaps
 from collector.errors import SegmentError
 from sinks.stream.checks import parse_small_format

@@ -47,6 +47,9 @@ CLOSE_S = 5.0  # for the last answer to a peer that is cut off
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, ssl.SSLError, OSError)
 
+# A peer that has closed during the handshake; Python 3.11.0 to 3.11.3 call it the latter.
+WENT_AWAY = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
 Certificate = Mapping[str, Any]  # as ssl.SSLSocket.getpeercert() gives it
 
 # Disk work of all senders together: more at once would only wait for the same disk.
@@ -201,7 +204,7 @@ class Receiver:
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as e:
-                if isinstance(e.__cause__, ssl.SSLError) and not isinstance(e.__cause__, ssl.SSLEOFError):
+                if isinstance(e.__cause__, ssl.SSLError) and not isinstance(e.__cause__, WENT_AWAY):
                     raise _TlsError(f"no TLS with a peer: {_explain(e.__cause__)}") from e
                 raise
         while data := await stream.receive_some(CONTROL_BODY_BYTES):

@@ -246,7 +246,13 @@ def sample(stream: StreamId, totals: Totals, run: bytes = RUN) -> dict[str, Any]
 
 
 def write_run(
-    folder: Path, *, segments: int = 1, blocks: int = 2, entries: int = 6, run: bytes = RUN, seal_last: bool = True,
+    folder: Path,
+    *,
+    segments: int = 1,
+    blocks: int = 2,
+    entries: int = 6,
+    run: bytes = RUN,
+    seal_last: bool = True,
     codec: str = "zstd",
 ) -> list[Path]:
     """Writes a run of two CPUs whose ledger adds up, with gaps and a sample; gives the files."""  # fmt: skip

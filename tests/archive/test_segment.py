@@ -19,6 +19,7 @@ from collector.archive.totals import Totals
 from collector.archive.verify import verify_paths
 from collector.errors import ArchiveError, ArchiveFullError, UsageError
 from tests.archive.encoder import RUN, Maps, build_block, header, ledger, make_rows, write_run
+from tests.faults import failing
 
 STREAM = ("main", 0)
 
@@ -167,29 +168,21 @@ def test_a_full_disk_leaves_the_file_whole_and_can_be_tried_again(
 
 
 def test_a_file_that_cannot_be_cut_back_is_cut_before_the_next_write(
-    tmp_path: Path, full_disk: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, full_disk: Callable[[int | None], None]
 ) -> None:
     writer = SegmentWriter.create(tmp_path, header(0, {STREAM: Totals()}))
-    real = os.ftruncate
-
-    def broken(fd: int, size: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "ftruncate", broken)
-    full_disk(30)
-    with pytest.raises(ArchiveFullError):
-        writer.write_block(build_block(make_rows(0, 6, 100)), Maps())
-    full_disk(None)
-    with pytest.raises(ArchiveFullError):
-        writer.write_block(build_block(make_rows(0, 6, 100)), Maps())
-    monkeypatch.setattr(os, "ftruncate", real)
+    with failing(os, "ftruncate", code=errno.EIO):
+        full_disk(30)
+        with pytest.raises(ArchiveFullError):
+            writer.write_block(build_block(make_rows(0, 6, 100)), Maps())
+        full_disk(None)
+        with pytest.raises(ArchiveFullError):
+            writer.write_block(build_block(make_rows(0, 6, 100)), Maps())
     writer.write_block(build_block(make_rows(0, 6, 100)), Maps())
     assert verify_paths([writer.seal({STREAM: ledger(6, 1, 4096)}, "shutdown", True)]) == []
 
 
-def test_a_header_that_does_not_fit_leaves_no_file(
-    tmp_path: Path, full_disk: Callable[[int | None], None]
-) -> None:
+def test_a_header_that_does_not_fit_leaves_no_file(tmp_path: Path, full_disk: Callable[[int | None], None]) -> None:
     full_disk(20)
     with pytest.raises(ArchiveFullError):
         SegmentWriter.create(tmp_path, header())
@@ -211,19 +204,10 @@ def test_a_folder_removed_while_writing_is_told_at_the_next_sync(tmp_path: Path)
         writer.seal({}, "shutdown", True)
 
 
-def test_a_rename_that_is_not_durable_yet_is_only_synced_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_that_is_not_durable_yet_is_only_synced_again(tmp_path: Path) -> None:
     writer = SegmentWriter.create(tmp_path, header())
-    real = disk.fsync_folder
-
-    def broken(folder: Path) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(disk, "fsync_folder", broken)
-    with pytest.raises(ArchiveFullError, match="Input/output error"):
+    with failing(disk, "fsync_folder", code=errno.EIO), pytest.raises(ArchiveFullError, match="Input/output error"):
         writer.seal({}, "shutdown", True)
-    monkeypatch.setattr(disk, "fsync_folder", real)
     path = writer.seal({}, "shutdown", True)
     assert verify_paths([path]) == []
 

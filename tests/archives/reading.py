@@ -100,4 +100,3 @@ def open_spool(folder: Path) -> Spool:
 def read_config(path: Path) -> Any:
     """All settings."""
     return plain(parse_config(path.read_text(), path.name, SINK_MODELS).model_dump(mode="json"))
-

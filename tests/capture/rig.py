@@ -89,18 +89,6 @@ def _write_all(fd: int, data: bytes) -> None:
     assert os.write(fd, data) == len(data), "a pipe holds 64 KiB"
 
 
-@contextmanager
-def as_file(data: bytes) -> Iterator[int]:
-    """A file of recorded pages."""
-    fd = os.memfd_create("pages")
-    try:
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
-
-
 class FailingBatch(ring.Batch):
     """A batch whose read() fails with an errno as long as one is set."""
 

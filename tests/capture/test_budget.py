@@ -1,7 +1,8 @@
 """The byte budget: who is served when, and that it is never exceeded nor lost."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -92,12 +93,19 @@ async def test_waiters_are_served_in_the_order_they_came() -> None:
     assert budget.used_bytes == 35
 
 
+@asynccontextmanager
+async def one_waiting_for(budget: ByteBudget, size_bytes: int) -> AsyncIterator[trio.CancelScope]:
+    """A task that waits for so much; at the end it has got it, or was cancelled."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(budget.take, size_bytes)
+        await wait_all_tasks_blocked()
+        yield nursery.cancel_scope
+
+
 async def test_nobody_passes_those_who_wait() -> None:
     budget = ByteBudget(100)
     first = await budget.take(60)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(budget.take, 50)
-        await wait_all_tasks_blocked()
+    async with one_waiting_for(budget, 50):
         assert budget.try_take(10) is None  # it would fit
         first.release()
         await wait_all_tasks_blocked()
@@ -107,9 +115,7 @@ async def test_nobody_passes_those_who_wait() -> None:
 async def test_shrinking_wakes_a_waiter() -> None:
     budget = ByteBudget(100)
     lease = await budget.take(100)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(budget.take, 40)
-        await wait_all_tasks_blocked()
+    async with one_waiting_for(budget, 40):
         lease.shrink(60)
     assert budget.used_bytes == 100
 
@@ -118,9 +124,7 @@ async def test_release_in_a_thread_wakes_a_waiter() -> None:
     budget = ByteBudget(100)
     lease = await budget.take(100)
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(budget.take, 100)
-            await wait_all_tasks_blocked()
+        async with one_waiting_for(budget, 100):
             thread = threading.Thread(target=lease.release)
             thread.start()
         thread.join()
@@ -133,10 +137,8 @@ async def test_release_in_a_thread_wakes_a_waiter() -> None:
 async def test_one_who_gives_up_waiting_takes_nothing() -> None:
     budget = ByteBudget(100)
     lease = await budget.take(100)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(budget.take, 50)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+    async with one_waiting_for(budget, 50) as scope:
+        scope.cancel()
     lease.release()
     assert budget.used_bytes == 0
     assert taken(budget.try_take(100)).size_bytes == 100

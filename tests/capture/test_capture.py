@@ -28,7 +28,6 @@ from tests.capture.rig import (
     NOISY_ENTRIES,
     RUN,
     Rig,
-    as_file,
     as_ring,
     full_page,
     make_stats,
@@ -36,6 +35,7 @@ from tests.capture.rig import (
     noisy_page,
     page,
 )
+from tests.pages import as_file
 
 
 class InlineWorkers:
@@ -218,29 +218,34 @@ async def test_only_a_surprising_errno_is_logged(
 # ---- the budget
 
 
+def starving(size_bytes: int, fed: list[tuple[int, int]]) -> Callable[[FakeStream, Ask], Visit]:
+    """How a stream reacts that wants so much once: (its CPU, bytes of the lease) goes into `fed` when it has it."""
+
+    def starve(stream: FakeStream, ask: Ask) -> Visit:
+        if stream.lease is None:
+            return Visit(starved_bytes=size_bytes)
+        fed.append((stream.key.cpu, stream.lease.size_bytes))
+        stream.lease.release()
+        stream.lease = None
+        stream._react = lambda *_: Visit(at_end=True)
+        return Visit(at_end=True)
+
+    return starve
+
+
 async def test_starving_stream_waits_for_its_lease_and_the_others_are_visited(
     autojump_clock: MockClock,
 ) -> None:
     budget = ByteBudget(100)
     all_of_it = budget.try_take(100)
     assert all_of_it is not None
-    leases: list[int] = []
-
-    def starve(stream: FakeStream, ask: Ask) -> Visit:
-        if stream.lease is None:
-            return Visit(starved_bytes=60)
-        leases.append(stream.lease.size_bytes)
-        stream.lease.release()
-        stream.lease = None
-        stream._react = lambda *_: Visit(at_end=True)
-        return Visit(at_end=True)
-
+    fed: list[tuple[int, int]] = []
     with ExitStack() as stack:
         (fd, _), (other_fd, _) = pipes(stack, 2)
         hungry, other = FakeStream(fd, 0), FakeStream(other_fd, 1)
         capture = make_capture([hungry, other], InlineWorkers(), budget=budget)
         async with running(capture):
-            hungry._react = starve
+            hungry._react = starving(60, fed)
             await trio.sleep(5.5)
             assert [time for time, _ in hungry.visits] == [0.0, 1.0]
             assert [time for time, _ in other.visits] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
@@ -248,7 +253,7 @@ async def test_starving_stream_waits_for_its_lease_and_the_others_are_visited(
             all_of_it.release()
             await trio.sleep(0.1)
             assert hungry.visits[2][1] & Ask.FLUSH  # what it was asked for
-            assert (leases, capture.starving) == ([60], 0)
+            assert (fed, capture.starving) == ([(0, 60)], 0)
             await trio.sleep(1)
         assert len(hungry.visits) == 4
 
@@ -258,26 +263,16 @@ async def test_starving_streams_are_fed_one_after_the_other(autojump_clock: Mock
     budget = ByteBudget(100)
     all_of_it = budget.try_take(100)
     assert all_of_it is not None
-    fed: list[int] = []
-
-    def starve(stream: FakeStream, ask: Ask) -> Visit:
-        if stream.lease is None:
-            return Visit(starved_bytes=100)
-        fed.append(stream.key.cpu)
-        stream.lease.release()
-        stream.lease = None
-        stream._react = lambda *_: Visit(at_end=True)
-        return Visit(at_end=True)
-
+    fed: list[tuple[int, int]] = []
     with ExitStack() as stack:
         streams = [FakeStream(fd, cpu) for cpu, (fd, _) in enumerate(pipes(stack, 5))]
         async with running(make_capture(streams, InlineWorkers(1), budget=budget)):
             for stream in streams:
-                stream._react = starve
+                stream._react = starving(100, fed)
             await trio.sleep(1.5)
             all_of_it.release()
             await trio.sleep(0.2)
-        assert sorted(fed) == [0, 1, 2, 3, 4]
+        assert sorted(fed) == [(cpu, 100) for cpu in (0, 1, 2, 3, 4)]
 
 
 class Gathered:

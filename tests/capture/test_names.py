@@ -20,7 +20,8 @@ from collector.capture.names import (
 from collector.capture.visit import Ask
 from collector.errors import SegmentError
 from collector.tracefs.files import TracefsDir
-from tests.capture.rig import Rig, as_file, blocks_of, page
+from tests.capture.rig import Rig, blocks_of, page
+from tests.pages import as_file
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from collector.batch import Block
 from collector.capture.visit import Ask
 from collector.tracefs.formats import parse_event_format
 from tests import pages as made
-from tests.capture.rig import Rig, as_file, as_ring, blocks_of, made_formats, make_stats
+from tests.capture.rig import Rig, as_ring, blocks_of, made_formats, make_stats
+from tests.pages import as_file
 
 PROBE = 510
 OLD = parse_event_format(made.format_text("one", PROBE, ("u64 a", 8, 8, 0)), "probes")

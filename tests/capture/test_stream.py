@@ -22,7 +22,6 @@ from tests.capture.rig import (
     FULL_ENTRIES,
     MALFORMED,
     Rig,
-    as_file,
     as_ring,
     blocks_of,
     full_page,
@@ -31,6 +30,7 @@ from tests.capture.rig import (
     page,
     slow_rows,
 )
+from tests.pages import as_file
 
 EMPTY = made.build_page(b"")
 

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,16 @@ def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", "/dev/null")
 
 
-def keys_of(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+@cache
+def keys_of(model: type[BaseModel]) -> tuple[tuple[str, bool], ...]:
     """Each setting, as `tls.verify` where it is in a table, and whether it is a secret."""
+    found = []
     for name, field in model.model_fields.items():
         inner = model_in(field.annotation)
-        yield name, inner is Secret
+        found.append((name, inner is Secret))
         if inner is not None and inner is not Secret and not str(field.annotation).startswith("tuple"):
-            yield from ((f"{name}.{below}", secret) for below, secret in keys_of(inner))
+            found += [(f"{name}.{below}", secret) for below, secret in keys_of(inner)]
+    return tuple(found)
 
 
 SECTIONS = {name: model for name, field in Config.model_fields.items() if (model := model_in(field.annotation))}

@@ -162,9 +162,7 @@ def test_the_command_line_goes_before_instances_and_a_later_layer_replaces_them(
 
 
 def test_what_is_no_table_is_refused_beside_instances_too() -> None:
-    assert problems_of('trace = 3\n[[instances]]\ninstance = "a"\n') == [
-        "c.toml:1: trace: expected a table, got 3"
-    ]
+    assert problems_of('trace = 3\n[[instances]]\ninstance = "a"\n') == ["c.toml:1: trace: expected a table, got 3"]
 
 
 def test_errors_of_instances_have_their_lines_and_those_of_trace_come_once() -> None:

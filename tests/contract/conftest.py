@@ -1,20 +1,20 @@
-"""A harness for each test, and the servers that tests share."""
+"""A receiver for each test, the runs that send there, and the servers that tests share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
-from functools import cache
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from tests.contract.harness import HARNESSES
 from tests.contract.places import SharedServer
-from tests.contract.world import Served
+from tests.contract.world import Served, World
 from tests.sinks.objectstore.servers import Server, seaweedfs
 
 HERE = Path(__file__).parent
 
-Serve = Callable[[Path], AbstractAsyncContextManager[Served]]  # given a folder of its own
+MakeWorld = Callable[..., World]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +37,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
 
 
 @pytest.fixture
-def harness(request: pytest.FixtureRequest, seaweed: SharedServer) -> Serve:
-    """The receiver of a sink: what a test is parametrised with is its name in HARNESSES."""
-    name = str(request.param)
-    return lambda folder: HARNESSES[name].serve(folder, seaweed)
+async def served(request: pytest.FixtureRequest, tmp_path: Path, seaweed: SharedServer) -> AsyncIterator[Served]:
+    """A sink's receiver, as long as the test runs: what a test is parametrised with is a name in HARNESSES."""
+    async with HARNESSES[str(request.param)].serve(tmp_path, seaweed) as served:
+        yield served
+
+
+@pytest.fixture
+def make_world(served: Served, tmp_path: Path) -> MakeWorld:
+    """make_world(run=.., **options) -> a run that sends there; later runs find what earlier ones left."""
+    return partial(World, served, tmp_path)

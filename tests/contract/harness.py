@@ -71,7 +71,7 @@ LACKS: Mapping[str, Mapping[Clause, str]] = {
         Clause.LATER_RUN: "it takes all before the run ends, whatever the time; a kill costs the unsynced tail, which "
         "tests/crash is about",
         Clause.REJECTED: "a disk looks into no block",
-        Clause.LIMITS: "it has retention instead of when_full: tests/sinks/file/test_file_sink.py, test_retention.py",
+        Clause.LIMITS: "it has retention instead of when_full: tests/sinks/file/test_removal.py, test_retention.py",
         Clause.FILTER: "the archive has everything",
     },
     "forward-blocks": {
@@ -104,10 +104,10 @@ def having(clause: Clause) -> list[str]:
 
 
 def clause(of: Clause) -> Callable[[F], F]:
-    """A test of this clause: run for each sink that has it, as `harness`."""
+    """A test of this clause: run with each sink that has it, as `served`."""
 
     def mark(test: F) -> F:
         test.clause = of  # type: ignore[attr-defined]
-        return pytest.mark.parametrize("harness", having(of), indirect=True)(test)
+        return pytest.mark.parametrize("served", having(of), indirect=True)(test)
 
     return mark

@@ -5,15 +5,14 @@ The way there is broken in all ways that a sink can meet. See harness.py for the
 
 import gc
 import os
-from pathlib import Path
 
 import pytest
 import trio
 
 from tests.contract.arrived import ENTRIES, BlockSeen, GapSeen
-from tests.contract.conftest import Serve
+from tests.contract.conftest import MakeWorld
 from tests.contract.harness import Clause, clause
-from tests.contract.world import Served, World
+from tests.contract.world import Served
 
 
 def assert_arrived(numbers: list[int], blocks: int) -> None:
@@ -22,130 +21,112 @@ def assert_arrived(numbers: list[int], blocks: int) -> None:
 
 
 @clause(Clause.ORDER)
-async def test_everything_arrives_once_and_in_order(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(25))
-            await world.all_acknowledged(25)
-            assert world.ledger().connected
-            assert world.ledger().last_error is None
-        assert await served.numbers() == list(range(25))
+async def test_everything_arrives_once_and_in_order(served: Served, make_world: MakeWorld) -> None:
+    async with make_world().running() as world:
+        await world.bring(25)
+        assert world.ledger().connected
+        assert world.ledger().last_error is None
+    assert await served.numbers() == list(range(25))
     assert world.ledger().offered_events == world.ledger().acked_events == 25 * ENTRIES
     assert world.released == 25
 
 
 @clause(Clause.ORDER)
-async def test_a_gap_arrives_between_its_blocks(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(3))
-            world.put_gap()
-            world.put(range(3, 5))
-            await world.all_acknowledged(5)
-        gap = GapSeen("dropped", 3, 1)
-        assert await served.seen() == [*map(BlockSeen, range(3)), gap, *map(BlockSeen, range(3, 5))]
+async def test_a_gap_arrives_between_its_blocks(served: Served, make_world: MakeWorld) -> None:
+    async with make_world().running() as world:
+        world.put(range(3))
+        world.put_gap()
+        world.put(range(3, 5))
+        await world.all_acknowledged(5)
+    gap = GapSeen("dropped", 3, 1)
+    assert await served.seen() == [*map(BlockSeen, range(3)), gap, *map(BlockSeen, range(3, 5))]
 
 
 @clause(Clause.GOES_ON)
-async def test_a_later_run_goes_on_behind_an_earlier_one(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        for run in range(3):
-            world = World(served, tmp_path, run=run)
-            async with world.running():
-                world.put(range(4 * run, 4 * run + 4))
-                await world.all_acknowledged(4, last=4 * run + 3)
-            assert world.ledger().replayed_events == 0
-        assert await served.numbers() == list(range(12))
+async def test_a_later_run_goes_on_behind_an_earlier_one(served: Served, make_world: MakeWorld) -> None:
+    for run in range(3):
+        async with make_world(run=run).running() as world:
+            world.put(range(4 * run, 4 * run + 4))
+            await world.all_acknowledged(4, last=4 * run + 3)
+        assert world.ledger().replayed_events == 0
+    assert await served.numbers() == list(range(12))
 
 
 @clause(Clause.OUTAGE)
-async def test_a_receiver_that_refuses_at_first_gets_everything(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        await served.way.refuse()
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(10))
-            await world.failed()
-            # Between a connection that is taken and its end a moment later, it is one.
-            await world.until(lambda: not world.ledger().connected)
-            assert world.ledger().last_error
-            await served.way.allow()
-            await world.all_acknowledged(10)
-        assert_arrived(await served.numbers(), 10)
+async def test_a_receiver_that_refuses_at_first_gets_everything(served: Served, make_world: MakeWorld) -> None:
+    await served.way.refuse()
+    async with make_world().running() as world:
+        world.put(range(10))
+        await world.failed()
+        # Between a connection that is taken and its end a moment later, it is one.
+        await world.until(lambda: not world.ledger().connected)
+        assert world.ledger().last_error
+        await served.way.allow()
+        await world.all_acknowledged(10)
+    assert_arrived(await served.numbers(), 10)
 
 
 @clause(Clause.OUTAGE)
-async def test_connections_that_are_cut_lose_nothing(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running():
-            for at in range(0, 20, 4):
-                world.put(range(at, at + 4))
-                await trio.sleep(0.02)
-                await served.way.cut()
-            await world.all_acknowledged(20)
-        assert_arrived(await served.numbers(), 20)
+async def test_connections_that_are_cut_lose_nothing(served: Served, make_world: MakeWorld) -> None:
+    async with make_world().running() as world:
+        for at in range(0, 20, 4):
+            world.put(range(at, at + 4))
+            await trio.sleep(0.02)
+            await served.way.cut()
+        await world.all_acknowledged(20)
+    assert_arrived(await served.numbers(), 20)
 
 
 @clause(Clause.SILENCE)
-async def test_a_receiver_that_takes_and_never_answers_is_given_up_in_time(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(3))
-            await world.all_acknowledged(3)
-            await served.way.hold()
-            world.put(range(3, 8))
-            await world.failed()
-            await served.way.cut()
-            await served.way.flow()
-            await world.all_acknowledged(8)
-        assert_arrived(await served.numbers(), 8)
+async def test_a_receiver_that_takes_and_never_answers_is_given_up_in_time(
+    served: Served, make_world: MakeWorld
+) -> None:
+    async with make_world().running() as world:
+        await world.bring(3)
+        await served.way.hold()
+        world.put(range(3, 8))
+        await world.failed()
+        await served.way.cut()
+        await served.way.flow()
+        await world.all_acknowledged(8)
+    assert_arrived(await served.numbers(), 8)
 
 
 @clause(Clause.LATER_RUN)
-async def test_what_is_not_delivered_is_there_for_the_next_run(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        await served.way.refuse()
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(6))
-            await world.failed()
-        assert world.ledger().spooled_events == 6 * ENTRIES
-        await served.way.allow()
-        await _run_later(served, tmp_path, 6)
+async def test_what_is_not_delivered_is_there_for_the_next_run(served: Served, make_world: MakeWorld) -> None:
+    await served.way.refuse()
+    async with make_world().running() as world:
+        world.put(range(6))
+        await world.failed()
+    assert world.ledger().spooled_events == 6 * ENTRIES
+    await served.way.allow()
+    await _run_later(served, make_world, 6)
 
 
 @clause(Clause.LATER_RUN)
 @pytest.mark.parametrize("end", ["deadline", "cancelled"])
 async def test_what_is_on_its_way_at_the_end_is_there_for_the_next_run(
-    harness: Serve, tmp_path: Path, end: str
+    served: Served, make_world: MakeWorld, end: str
 ) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running(timeout_s=0.1) as scope:
-            world.put(range(3))
-            await world.all_acknowledged(3)
-            await served.way.hold()
-            world.put(range(3, 8))
-            await world.all_offered(8)
-            await world.until(lambda: world.ledger().in_flight > 0)
-            if end == "cancelled":
-                scope.cancel()
-        assert (world.ledger().acked_events, world.ledger().spooled_events) == (3 * ENTRIES, 5 * ENTRIES)
-        assert world.released == 8
-        await served.way.cut()
-        await served.way.flow()
-        await _run_later(served, tmp_path, 8, left=5)
+    async with make_world().running(timeout_s=0.1) as world:
+        await world.bring(3)
+        await served.way.hold()
+        world.put(range(3, 8))
+        await world.all_offered(8)
+        await world.until(lambda: world.ledger().in_flight > 0)
+        if end == "cancelled":
+            world.cancel()
+    assert (world.ledger().acked_events, world.ledger().spooled_events) == (3 * ENTRIES, 5 * ENTRIES)
+    assert world.released == 8
+    await served.way.cut()
+    await served.way.flow()
+    await _run_later(served, make_world, 8, left=5)
 
 
-async def _run_later(served: Served, folder: Path, blocks: int, left: int | None = None) -> None:
+async def _run_later(served: Served, make_world: MakeWorld, blocks: int, left: int | None = None) -> None:
     """The next run has blocks of its own behind what is left."""
     left = blocks if left is None else left
-    later = World(served, folder, run=1)
-    async with later.running():
+    async with make_world(run=1).running() as later:
         later.put([blocks])
         await later.until(lambda: later.ledger().acked_events == (left + 1) * ENTRIES)
     assert_arrived(await served.numbers(), blocks + 1)
@@ -155,35 +136,30 @@ async def _run_later(served: Served, folder: Path, blocks: int, left: int | None
 
 @clause(Clause.TOLD)
 async def test_what_comes_while_the_receiver_is_away_is_counted_and_never_waited_for(
-    harness: Serve, tmp_path: Path
+    served: Served, make_world: MakeWorld
 ) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path)
-        async with world.running():
-            world.put(range(4))
-            await world.all_acknowledged(4)
-            await served.way.refuse()
-            world.put(range(4, 9))
-            await world.until(lambda: world.released == 9)
-            assert world.ledger().residual == world.ledger().queued_events == 0
-            await served.way.allow()
-            await world.until(lambda: world.ledger().connected)
-            world.put(range(9, 12))
-            await world.until(lambda: world.ledger().acked_events + world.discarded_events == 12 * ENTRIES)
-            await world.until(lambda: served.arrives(11))
-        assert await served.numbers() == [*range(4), *range(9, 12)]
+    async with make_world().running() as world:
+        await world.bring(4)
+        await served.way.refuse()
+        world.put(range(4, 9))
+        await world.until(lambda: world.released == 9)
+        assert world.ledger().residual == world.ledger().queued_events == 0
+        await served.way.allow()
+        await world.until(lambda: world.ledger().connected)
+        world.put(range(9, 12))
+        await world.until(lambda: world.ledger().acked_events + world.discarded_events == 12 * ENTRIES)
+        await world.until(lambda: served.arrives(11))
+    assert await served.numbers() == [*range(4), *range(9, 12)]
 
 
 @clause(Clause.FILTER)
-async def test_what_the_filter_leaves_out_is_counted_and_not_sent(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        world = World(served, tmp_path, filter={"cpus": "1"})
-        async with world.running():
-            for number in range(5):
-                world.put([number], cpu=1)
-                world.put([100 + number])
-            await world.all_acknowledged(5)
-        assert await served.numbers() == list(range(5))
+async def test_what_the_filter_leaves_out_is_counted_and_not_sent(served: Served, make_world: MakeWorld) -> None:
+    async with make_world(filter={"cpus": "1"}).running() as world:
+        for number in range(5):
+            world.put([number], cpu=1)
+            world.put([100 + number])
+        await world.all_acknowledged(5)
+    assert await served.numbers() == list(range(5))
     found = world.ledger()
     assert (found.offered_events, found.filtered_events, found.acked_events) == (
         10 * ENTRIES, 5 * ENTRIES, 5 * ENTRIES,
@@ -191,20 +167,18 @@ async def test_what_the_filter_leaves_out_is_counted_and_not_sent(harness: Serve
 
 
 @clause(Clause.NO_LEAK)
-async def test_connections_leave_no_descriptor_and_no_task(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        await _reconnect(served, tmp_path, 8)
+async def test_connections_leave_no_descriptor_and_no_task(served: Served, make_world: MakeWorld) -> None:
+    await _reconnect(served, make_world, 8)
 
 
-@pytest.mark.parametrize("harness", ["forward-blocks"], indirect=True)
-async def test_a_thousand_connections_leave_no_descriptor_and_no_task(harness: Serve, tmp_path: Path) -> None:
-    async with harness(tmp_path) as served:
-        await _reconnect(served, tmp_path, 1000)
+@pytest.mark.parametrize("served", ["forward-blocks"], indirect=True)
+async def test_a_thousand_connections_leave_no_descriptor_and_no_task(served: Served, make_world: MakeWorld) -> None:
+    await _reconnect(served, make_world, 1000)
 
 
-async def _reconnect(served: Served, folder: Path, times: int) -> None:
+async def _reconnect(served: Served, make_world: MakeWorld, times: int) -> None:
     """Cut the connection so many times, each time with a block behind it."""
-    world = World(served, folder, retry_max_s=0.02)
+    world = make_world(retry_max_s=0.02)
 
     async def settled(blocks: int) -> None:
         """A block may be in the connection that is cut: that costs those nothing who keep it."""

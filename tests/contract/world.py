@@ -122,8 +122,8 @@ class World:
         self.fanout.put(gap(StreamKey(self.run, "main", 0)))
 
     @asynccontextmanager
-    async def running(self, timeout_s: float = LIMIT_S) -> AsyncIterator[trio.CancelScope]:
-        """From open to close. What is given can be cancelled, as by an error elsewhere in the daemon.
+    async def running(self, timeout_s: float = LIMIT_S) -> AsyncIterator["World"]:
+        """From open to close.
 
         Args:
           timeout_s: at the end, for what is not delivered yet.
@@ -135,13 +135,18 @@ class World:
                 nursery.start_soon(self.fanout.run)
                 with trio.fail_after(LIMIT_S):
                     await self.served.way.ready()
-                yield nursery.cancel_scope
+                self._scope = nursery.cancel_scope
+                yield self
                 self.fanout.finish(trio.current_time() + timeout_s)
             await self.fanout.close()
         finally:
             self.fanout.unlock()
             self.sink.unlock()
         assert self.ledger().residual == 0
+
+    def cancel(self) -> None:
+        """It ends, as by an error elsewhere in the daemon."""
+        self._scope.cancel()
 
     def ledger(self) -> SinkSnapshot:
         """What became of the entries, of any sink."""
@@ -167,6 +172,11 @@ class World:
         with trio.fail_after(LIMIT_S):
             while not condition():
                 await trio.sleep(0.01)
+
+    async def bring(self, blocks: int) -> None:
+        """Put the first so many blocks of the run, and wait until they have come."""
+        self.put(range(blocks))
+        await self.all_acknowledged(blocks)
 
     async def all_offered(self, blocks: int) -> None:
         """Wait until the sink knows of so many blocks."""

@@ -3,14 +3,19 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 from collector.archive.pins import Pin, add_pin
 from collector.archive.recover import recover_folder
 from collector.archive.segment import start_ns_of
-from tests.crash.case import Case, Machine, Said
-from tests.crash.workload import LATER_RUN, Writer, blocks_in, restart, violations
+from tests.crash.case import Case, Machine, Said, leave_nothing, second_sync_fails
+from tests.crash.workload import LATER_RUN, RUN, Writer, blocks_in, restart, violations
 
 FOLDER = "archive"
+
+
+def open_writer(machine: Machine, run: bytes = RUN, **policy: Any) -> Writer:
+    return Writer(machine.root / FOLDER, machine.say, run, **policy).open()
 
 
 def wait(machine: Machine, writer: Writer, seconds: int) -> None:
@@ -21,8 +26,7 @@ def wait(machine: Machine, writer: Writer, seconds: int) -> None:
 
 def deliver_durably(machine: Machine) -> None:
     """Each delivery is synced; segments rotate, and the oldest go."""
-    writer = Writer(machine.root / FOLDER, machine.say, sync_interval_s=0.0, segment_bytes=1800, max_bytes=4000)
-    writer.open()
+    writer = open_writer(machine, sync_interval_s=0.0, segment_bytes=1800, max_bytes=4000)
     for blocks in (1, 2, 3, 2, 1):
         writer.deliver(blocks)
     writer.close()
@@ -30,8 +34,7 @@ def deliver_durably(machine: Machine) -> None:
 
 def deliver_by_interval(machine: Machine) -> None:
     """Synced once a second, rotated by age."""
-    writer = Writer(machine.root / FOLDER, machine.say, sync_interval_s=1.0, segment_age_s=3.0)
-    writer.open()
+    writer = open_writer(machine, sync_interval_s=1.0, segment_age_s=3.0)
     for _ in range(4):
         writer.deliver(1)
         wait(machine, writer, 1)
@@ -42,16 +45,14 @@ def deliver_by_interval(machine: Machine) -> None:
 
 def remove_several_at_once(machine: Machine) -> None:
     """The limit was lowered: one look takes them all, and no cut may leave a hole in their run."""
-    writer = Writer(machine.root / FOLDER, machine.say, LATER_RUN, segment_bytes=1, max_bytes=1)
-    writer.open()
+    writer = open_writer(machine, LATER_RUN, segment_bytes=1, max_bytes=1)
     writer.deliver(1)
     writer.close()
 
 
 def remove_around_a_pin(machine: Machine) -> None:
     """The second segment is pinned: those behind it go, and the hole is told."""
-    writer = Writer(machine.root / FOLDER, machine.say, LATER_RUN, segment_bytes=1, max_bytes=1)
-    writer.open()
+    writer = open_writer(machine, LATER_RUN, segment_bytes=1, max_bytes=1)
     second = sorted((machine.root / FOLDER).glob("*.ftseg"))[1]
     pin = Pin("incident", start_ns_of(second) or 0, start_ns_of(second) or 0, 1)
     os.utime(second, ns=(pin.to_ns, pin.to_ns))
@@ -64,8 +65,7 @@ def remove_around_a_pin(machine: Machine) -> None:
 
 def seal_with_the_reserve(machine: Machine) -> None:
     """The disk gets full before the segment is sealed; the reserve has the room for that."""
-    writer = Writer(machine.root / FOLDER, machine.say, reserve_bytes=4096)
-    writer.open()
+    writer = open_writer(machine, reserve_bytes=4096)
     writer.deliver(1)
     wait(machine, writer, 3)
     reserve = machine.root / FOLDER / ".reserve"
@@ -84,18 +84,9 @@ def seal_with_the_reserve(machine: Machine) -> None:
 
 
 def deliver_to_a_failing_disk(machine: Machine) -> None:
-    """One sync fails; the kernel forgets what it could not write, but for what it is told again."""
-    writer = Writer(machine.root / FOLDER, machine.say, sync_interval_s=0.0)
-    left = 2
-
-    def fail(what: str) -> None:
-        nonlocal left
-        left -= what == "fdatasync"
-        if left == 0 and what == "fdatasync":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    machine.set_fault(fail)
-    writer.open()
+    """One sync fails."""
+    machine.set_fault(second_sync_fails())
+    writer = open_writer(machine, sync_interval_s=0.0)
     writer.deliver(2)
     writer.deliver(2)  # fails
     wait(machine, writer, 3)
@@ -105,8 +96,7 @@ def deliver_to_a_failing_disk(machine: Machine) -> None:
 
 def deliver_without_enough_room(machine: Machine) -> None:
     """The archive is suspended by what is free, and what it has is synced before."""
-    writer = Writer(machine.root / FOLDER, machine.say, sync_interval_s=1e9, min_free_bytes=1 << 60)
-    writer.open()
+    writer = open_writer(machine, sync_interval_s=1e9, min_free_bytes=1 << 60)
     writer.deliver(2)
     wait(machine, writer, 3)
     assert writer.sink.state.suspended is not None
@@ -122,35 +112,27 @@ def recover(machine: Machine) -> None:
 
 
 def leave_a_torn_segment(root: Path) -> None:
-    archive = root / FOLDER
-    writer = Writer(archive, lambda what, value: None, segment_bytes=1800)
-    writer.open()
+    writer = open_writer(Machine(root), segment_bytes=1800)
     for _ in range(5):
         writer.deliver(1)
     writer.sink._sync()
     writer.sink.unlock()
-    (part,) = archive.glob("*.part")
+    (part,) = (root / FOLDER).glob("*.part")
     with open(part, "ab") as file:
         file.write(part.read_bytes()[-500:-100])
 
 
 def leave_a_run_without_an_end(root: Path) -> None:
-    writer = Writer(root / FOLDER, lambda what, value: None, segment_bytes=1)
-    writer.open()
+    writer = open_writer(Machine(root), segment_bytes=1)
     writer.deliver(1)
     writer.sink.unlock()
 
 
 def leave_a_whole_run(root: Path) -> None:
-    writer = Writer(root / FOLDER, lambda what, value: None, segment_bytes=1)
-    writer.open()
+    writer = open_writer(Machine(root), segment_bytes=1)
     for _ in range(3):
         writer.deliver(1)
     writer.close()
-
-
-def leave_nothing(root: Path) -> None:
-    pass
 
 
 def look(root: Path, said: Said) -> list[str]:
@@ -162,8 +144,7 @@ def go_on(root: Path, said: Said) -> list[str]:
 
 
 def resume(machine: Machine, said: Said) -> None:
-    writer = Writer(machine.root / FOLDER, machine.say, LATER_RUN)
-    writer.open()
+    writer = open_writer(machine, LATER_RUN)
     writer.deliver(1)
 
 

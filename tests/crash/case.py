@@ -1,5 +1,7 @@
 """What the crashes come to: something that writes durable files, and the one who looks what is left of them."""
 
+import errno
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +17,19 @@ from collector.archive.segment import SUFFIX
 from sinks.file import sink as file_sink
 from tests.crash.filesystem import Mark, Recorder, Tree, put_down
 from tests.crash.sites import SYNCS
-from tests.crash.workload import blocks_in
+from tests.crash.workload import Say, blocks_in, unheard
 
 SEED = 20
 
 Said = list[tuple[str, Any]]  # what the one that crashed told others, in order: (what, value)
 
 
-def _nothing(what: str) -> None:
-    pass
-
-
 @dataclass
 class Machine:
-    """A disk and a clock, as the one that writes has them."""
+    """A disk and a clock, as the one that writes has them, and who listens to it."""
 
     root: Path
-    say: Callable[[str, Any], None]
+    say: Say = unheard
     set_fault: Callable[[Callable[[str], None]], None] = lambda fault: None  # see Recorder.fail
     time: SimpleNamespace = field(default_factory=lambda: _clock())
 
@@ -55,6 +53,23 @@ class Case:
     go_on: Callable[[Path, Said], list[str]]
     resume: Callable[[Machine, Said], None] | None = None
     is_killed: bool = True
+
+
+def leave_nothing(root: Path) -> None:
+    """Before the first run."""
+
+
+def second_sync_fails() -> Callable[[str], None]:
+    """A fault, for Machine.set_fault: the kernel forgets what it could not write, but for what it is told again."""
+    left = 2
+
+    def fail(what: str) -> None:
+        nonlocal left
+        left -= what == "fdatasync"
+        if left == 0 and what == "fdatasync":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return fail
 
 
 def _clock() -> SimpleNamespace:

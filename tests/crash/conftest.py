@@ -1,17 +1,15 @@
 """Where the crashes happen."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# A kill leaves all that the kernel has, and where the power is cut the disk is a model: so it may be the quickest one.
-MEMORY = Path("/dev/shm")
+from tests.memory import memory_folder
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty folder."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        yield Path(folder)
+    """An empty folder. A kill leaves all that the kernel has, and where the power is cut the disk is a model."""
+    with memory_folder() as folder:
+        yield folder

@@ -71,7 +71,7 @@ def violations(root: Path, said: Said) -> list[str]:
 
 def note_another(root: Path, said: Said) -> list[str]:
     try:
-        Notes(Machine(root, lambda what, value: None)).upload(9)
+        Notes(Machine(root)).upload(9)
     except Exception as e:
         return [f"cannot go on: {e!r}"]
     return [] if "9.ftseg" in read_progress(file_of(root), URL)[0].uploaded else ["what is noted next is not there"]

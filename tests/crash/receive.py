@@ -144,7 +144,7 @@ def leave_nothing(root: Path) -> None:
 def leave_a_killed_receiver(root: Path) -> None:
     """With one segment sealed, and one torn."""
     leave_nothing(root)
-    connection = Connection(Machine(root, lambda what, value: None), 0, segment_bytes=1000)
+    connection = Connection(Machine(root), 0, segment_bytes=1000)
     connection.send(place_of(3))
     abandon(connection.archive)
     (part,) = (root / FOLDER).glob("*.part")
@@ -227,7 +227,7 @@ def send_the_rest(root: Path, said: Said) -> list[str]:
     folder, removed = root / FOLDER, removed_in(said)
     names = {path.name for path in folder.iterdir()}
     try:
-        connection = Connection(Machine(root, lambda what, value: None), max(0, acknowledged_in(said) - AGAIN))
+        connection = Connection(Machine(root), max(0, acknowledged_in(said) - AGAIN))
         again = {path.name for path in folder.iterdir()}
         connection.send()
         connection.archive.close()

@@ -1,6 +1,5 @@
 """A sink's spool: what was put into it, durably, and is not acknowledged is sent after the restart, once, in order."""
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from sinks.spool.rejected import FOLDER as REJECTED_FOLDER
 from sinks.spool.spool import SPACE_CHECK_S, Spool
 from tests.archive.encoder import Maps
 from tests.contract.made import MIB, Context, block
-from tests.crash.case import Case, Machine, Said
+from tests.crash.case import Case, Machine, Said, leave_nothing, second_sync_fails
 
 FOLDER = "spool"
 SEGMENT_AGE_S = 10.0
@@ -35,9 +34,10 @@ class Writer:
     def __call__(self) -> float:
         return self.now_s
 
-    def open(self) -> None:
+    def open(self) -> "Writer":
         self.spool.open()
         self.entries += blocks_of(self.spool.read(START, 1 << 40).entries)
+        return self
 
     def put(self, number: int) -> None:
         self.entries += blocks_of(self.spool.append([make_block(number, self._run)], START).entries)
@@ -71,8 +71,7 @@ def blocks_of(entries: Sequence[Entry]) -> list[Entry]:
 
 def send_some(machine: Machine) -> None:
     """Three segments; the receiver has some of the blocks, at last those of the whole first segment."""
-    writer = Writer(machine)
-    writer.open()
+    writer = Writer(machine).open()
     for number in range(7):
         writer.put(number)
         writer.sync()
@@ -84,8 +83,7 @@ def send_some(machine: Machine) -> None:
 
 
 def sync_each_append(machine: Machine) -> None:
-    writer = Writer(machine, sync_interval_s=0.0)
-    writer.open()
+    writer = Writer(machine, sync_interval_s=0.0).open()
     for number in range(3):
         writer.put(number)
         machine.say("durable", number)
@@ -94,8 +92,7 @@ def sync_each_append(machine: Machine) -> None:
 
 def send_all(machine: Machine) -> None:
     """Nothing is left at the end, nor is the file."""
-    writer = Writer(machine)
-    writer.open()
+    writer = Writer(machine).open()
     for number in range(2):
         writer.put(number)
     writer.acknowledge(1)
@@ -104,17 +101,8 @@ def send_all(machine: Machine) -> None:
 
 def put_on_a_failing_disk(machine: Machine) -> None:
     """A sync fails; once the spool goes on, all that it has is durable."""
-    writer = Writer(machine)
-    left = 2
-
-    def fail(what: str) -> None:
-        nonlocal left
-        left -= what == "fdatasync"
-        if left == 0 and what == "fdatasync":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    machine.set_fault(fail)
-    writer.open()
+    machine.set_fault(second_sync_fails())
+    writer = Writer(machine).open()
     writer.put(0)
     writer.sync()
     writer.put(1)
@@ -130,8 +118,7 @@ def put_on_a_failing_disk(machine: Machine) -> None:
 
 def send_what_is_rejected(machine: Machine) -> None:
     """The receiver will never have a block: its segment is kept."""
-    writer = Writer(machine)
-    writer.open()
+    writer = Writer(machine).open()
     for number in range(4):
         writer.put(number)
         if number % 2:
@@ -146,8 +133,7 @@ def take_over(machine: Machine) -> None:
     """What a killed run has left is sent, by the next one."""
     for number in range(1, 4):
         machine.say("durable", number)
-    writer = Writer(machine, 1)
-    writer.open()
+    writer = Writer(machine, 1).open()
     writer.acknowledge(0)
     writer.put(4)
     writer.sync()
@@ -156,14 +142,9 @@ def take_over(machine: Machine) -> None:
     writer.spool.close()
 
 
-def leave_nothing(root: Path) -> None:
-    pass
-
-
 def leave_a_killed_run(root: Path) -> None:
     """Two segments, the second one torn; the cursor is in the first."""
-    writer = Writer(Machine(root, lambda what, value: None))
-    writer.open()
+    writer = Writer(Machine(root)).open()
     for number in range(4):
         writer.put(number)
         writer.now_s += number * SEGMENT_AGE_S / 2
@@ -225,8 +206,7 @@ def send_the_rest(root: Path, said: Said) -> list[str]:
 
 def resume(machine: Machine, said: Said) -> None:
     """The next run on the same machine sends some, and takes more."""
-    writer = Writer(machine, 1)
-    writer.open()
+    writer = Writer(machine, 1).open()
     writer.put(50)
     writer.sync()
     writer.acknowledge(0)

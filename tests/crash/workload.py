@@ -22,6 +22,7 @@ from sinks.file.rotation import Rotation
 from sinks.file.shelf import Room
 from sinks.file.sink import FileSink
 from tests.archive.encoder import CREATED_NS, PLAIN_ID, Maps, build_block, ledger
+from tests.contract.made import in_place
 
 STREAM = ("main", 0)
 RUN = bytes(range(16))
@@ -29,6 +30,10 @@ LATER_RUN = bytes(range(16, 32))
 ONE_BLOCK = 64  # bytes of sub-buffers that a block says it is of
 
 Say = Callable[[str, Any], None]  # what the daemon tells others: (what, value)
+
+
+def unheard(what: str, value: Any) -> None:
+    """Said to nobody."""
 
 
 class Context:
@@ -77,10 +82,6 @@ def make_policy(
     )
 
 
-async def in_place(job: Callable[[], Any]) -> Any:
-    return job()
-
-
 class Writer:
     """A file sink, driven from one thread; it has one event in a block, so events and blocks have the same numbers."""
 
@@ -92,8 +93,9 @@ class Writer:
         self._acked = 0
         self._told: Path | None = None
 
-    def open(self) -> None:
+    def open(self) -> "Writer":
         self.sink._open()
+        return self
 
     def deliver(self, blocks: int) -> None:
         made = [self._block(self._written + at) for at in range(blocks)]
@@ -192,8 +194,7 @@ def violations(folder: Path, said: Iterable[tuple[str, Any]]) -> list[str]:
 def restart(folder: Path) -> list[str]:
     """Writes on where a crash left off, and gives what is wrong then."""
     try:
-        writer = Writer(folder, lambda what, value: None, LATER_RUN)
-        writer.open()
+        writer = Writer(folder, unheard, LATER_RUN).open()
         writer.deliver(1)
         writer.close()
     except Exception as e:

@@ -13,7 +13,8 @@ from collector.batch import MODE_RAW, MODE_TYPED, Block
 from collector.capture.visit import Ask
 from collector.decode.columns import Encoder
 from tests import pages as made
-from tests.capture.rig import Rig, as_file, blocks_of, slow_rows
+from tests.capture.rig import Rig, blocks_of, slow_rows
+from tests.pages import as_file
 
 SIZE = 1 << 18  # of a sub-buffer that holds all of a test's entries
 CONSTANT, PLANES, DICTIONARY, DELTAS, BYTES_DICTIONARY, BYTES, ARRAY = range(7)

@@ -1,7 +1,6 @@
 """From pages to columns and back to fields: what an archive gives equals what the slow decoder reads in the record."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from collector.archive.fields import pack
 from collector.archive.objects import FormatObject, build_object, parse_format, parse_object
 from collector.decode import ring
 from collector.decode.columns import Encoder
-from collector.decode.plan import EventPlan, build_event_plan, build_unknown_plan, common_head
-from collector.tracefs.formats import parse_event_format
-from collector.tracefs.layout import parse_header_page
+from collector.decode.plan import EventPlan, build_unknown_plan, common_head
 from tests import pages as made
 from tests import reference
 from tests.conftest import RECORDED_CASES
-from tests.decode.test_ring_against_reference import as_file, recorded_pages
+from tests.decode.test_ring_against_reference import Both, both_of, both_of_made, recorded_pages
+from tests.pages import as_file
 
 # (ts, event id, flags, preempt count, pid, fields or the whole record)
 Row = tuple[int, int, int, int, int, Any]
@@ -38,12 +36,10 @@ def build_body(batch: ring.Batch, encoder: Encoder, ids: dict[int, bytes]) -> by
     })  # fmt: skip
 
 
-def through_columns(header: str, texts: dict[tuple[str, str], str], pages: bytes, room_pages: int) -> Iterator[Row]:
+def through_columns(both: Both, pages: bytes, room_pages: int) -> Iterator[Row]:
     """Pages -> batches -> columns -> entries, with a block for each batch."""
-    layout = parse_header_page(header)
-    formats = [parse_event_format(text, system) for (system, _), text in texts.items()]
-    plan = ring.Plan(layout, common_head(formats[0]))
-    by_id = {f.id: f for f in formats}
+    layout, plans = both.layout, both.plans
+    plan = ring.Plan(layout, common_head(both.formats[0]))
     batch = ring.Batch(plan, layout.subbuf_size * room_pages, plan.entries_per_page * room_pages)
     encoder = Encoder()
     ids: dict[int, bytes] = {}
@@ -70,52 +66,42 @@ def through_columns(header: str, texts: dict[tuple[str, str], str], pages: bytes
                 break
             if status == ring.UNKNOWN:
                 assert detail is not None
-                learn(build_event_plan(by_id[detail]) if detail in by_id else build_unknown_plan(detail))
+                learn(plans[detail] if detail in plans else build_unknown_plan(detail))
             elif status == ring.FULL:
                 yield from take()
     yield from take()
 
 
-def compare(header: str, texts: dict[tuple[str, str], str], pages: bytes, room_pages: int) -> None:
-    layout, formats = slow_side(header, tuple(texts.items()))
+def compare(both: Both, pages: bytes, *rooms_pages: int) -> None:
+    """In batches of so many pages."""
     slow = [(e.ts, e.id, e.flags, e.preempt_count, e.pid, e.record if e.fields is None else e.fields)
-            for e in reference.decode_pages(pages, layout, formats).entries]  # fmt: skip
-    found = 0
-    for found, (have, want) in enumerate(zip(through_columns(header, texts, pages, room_pages), slow, strict=True), 1):
-        assert have == want, f"entry {found - 1}"
-    assert found == len(slow)
-
-
-@cache
-def slow_side(header: str, texts: tuple[tuple[tuple[str, str], str], ...]) -> Any:
-    formats = [reference.read_format(system, text) for (system, _), text in texts]
-    return reference.read_layout(header), {f.id: f for f in formats}
-
-
-def texts_of(tracefs: Path) -> dict[tuple[str, str], str]:
-    return {(f.parent.parent.name, f.parent.name): f.read_text() for f in sorted(tracefs.glob("events/*/*/format"))}
+            for e in reference.decode_pages(pages, both.slow_layout, both.slow_formats).entries]  # fmt: skip
+    for room_pages in rooms_pages:
+        found = 0
+        for found, (have, want) in enumerate(zip(through_columns(both, pages, room_pages), slow, strict=True), 1):
+            assert have == want, f"entry {found - 1}"
+        assert found == len(slow)
 
 
 @pytest.mark.parametrize("name", RECORDED_CASES)
 def test_recorded_kernels_come_back_whole(name: str, recorded_case: Callable[[str], Path]) -> None:
-    tracefs = recorded_case(name) / "tracefs"
-    header = (tracefs / "events/header_page").read_text()
-    for pages in reference.read_case(tracefs.parent)[2].values():
-        compare(header, texts_of(tracefs), pages, 1)
-        compare(header, texts_of(tracefs), pages, 256)
+    case = recorded_case(name)
+    both = both_of(case / "tracefs")
+    for pages in reference.read_case(case)[2].values():
+        compare(both, pages, 1, 256)
 
 
 @pytest.mark.parametrize("name", ["6.12/module_events", "6.12/event_stack", "6.12/marker", "6.18/mix"])
 def test_damaged_pages_come_back_whole(name: str, recorded_case: Callable[[str], Path]) -> None:
     """What a damage makes of a sound page's records, in range and out of it."""
-    tracefs = recorded_case(name) / "tracefs"
-    header, texts = (tracefs / "events/header_page").read_text(), texts_of(tracefs)
-    pages = recorded_pages(tracefs.parent)[:24]
+    case = recorded_case(name)
+    both = both_of(case / "tracefs")
+    pages = recorded_pages(case)[:24]
 
     @settings(max_examples=100, deadline=None)
     @given(st.lists(made.damaged_pages, min_size=1, max_size=4))
     def check(damaged: list[made.DamagedPage]) -> None:
-        compare(header, texts, b"".join(d.build(pages) for d in damaged), 4)
+        compare(both, b"".join(d.build(pages) for d in damaged), 4)
 
     check()
 
@@ -123,7 +109,7 @@ def test_damaged_pages_come_back_whole(name: str, recorded_case: Callable[[str],
 @settings(max_examples=200, deadline=None)
 @given(st.lists(made.sound_pages(), min_size=1, max_size=4), st.integers(1, 4))
 def test_random_pages_come_back_whole(pages: list[bytes], room_pages: int) -> None:
-    compare(made.HEADER_PAGE.format(data_size=4080), made.FORMATS, b"".join(pages), room_pages)
+    compare(both_of_made(4096), b"".join(pages), room_pages)
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 255, 256, 257, 300])
@@ -140,5 +126,4 @@ def test_each_number_of_distinct_values_comes_back(distinct: int) -> None:
         data.append(made.build_data(made.build_record(503, b"".join(
             n.to_bytes(4, "little") for n in (24 | 8 << 16, v, 32 << 0, 0 | 8 << 16)) + text), 3))  # fmt: skip
         data.append(made.build_data(made.build_record(504, numbers[:8] + text), 3))
-    header = made.HEADER_PAGE.format(data_size=(1 << 18) - made.HEADER_SIZE)
-    compare(header, made.FORMATS, made.build_page(b"".join(data), 10**15, size=1 << 18), 1)
+    compare(both_of_made(1 << 18), made.build_page(b"".join(data), 10**15, size=1 << 18), 1)

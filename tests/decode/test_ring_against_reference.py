@@ -1,10 +1,8 @@
 """The page walk in Cython against the slow decoder: on all recorded kernels, on damaged and on random pages."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.decode import ring
-from collector.decode.plan import build_event_plan, build_unknown_plan, common_head
+from collector.decode.plan import EventPlan, build_event_plan, build_unknown_plan, common_head
 from collector.tracefs.formats import EventFormat, parse_event_format
 from collector.tracefs.layout import PageLayout, parse_header_page
 from tests import pages as made
 from tests import reference
 from tests.conftest import RECORDED_CASES
+from tests.pages import as_file
 
 # (ts, id, flags, preempt count, pid, is raw, record)
 Row = tuple[int, int, int, int, int, bool, bytes]
@@ -34,23 +33,35 @@ class Outcome:
     skipped: int = 0
 
 
-@contextmanager
-def as_file(data: bytes) -> Iterator[int]:
-    fd = os.memfd_create("pages")
-    try:
-        os.write(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
+@dataclass(frozen=True)
+class Both:
+    """The two decoders' views of one kernel."""
+
+    layout: PageLayout
+    formats: list[EventFormat]
+    slow_layout: reference.Layout
+    slow_formats: dict[int, reference.Format]
+
+    @cached_property
+    def plans(self) -> dict[int, EventPlan]:
+        return {f.id: build_event_plan(f) for f in self.formats}
+
+    def compare(self, pages: bytes, *ways: dict[str, int]) -> Outcome:
+        """What both make of some pages, the fast one in each of some ways: see decode_fast()."""
+        slow = decode_slow(pages, self.slow_layout, self.slow_formats)
+        for way in ways or ({},):
+            fast = decode_fast(pages, self, **way)
+            assert fast.malformed == slow.malformed, way
+            assert first_difference(fast.rows, slow.rows) is None, way
+            assert fast.gaps == slow.gaps, way
+            assert fast.skipped == slow.skipped, way
+        return slow
 
 
-def decode_fast(
-    pages: bytes, layout: PageLayout, formats: list[EventFormat], *, room_pages: int = 4, max_bytes: int = 1 << 30
-) -> Outcome:
+def decode_fast(pages: bytes, both: Both, *, room_pages: int = 4, max_bytes: int = 1 << 30) -> Outcome:
     """Drive the walk as a reader does: empty a full batch, add ids as they come up, go on after damage."""
-    plan = ring.Plan(layout, common_head(formats[0]))
-    by_id = {f.id: f for f in formats}
+    layout, plans = both.layout, both.plans
+    plan = ring.Plan(layout, common_head(both.formats[0]))
     batch = ring.Batch(plan, layout.subbuf_size * room_pages, plan.entries_per_page * room_pages)
     out = Outcome()
 
@@ -66,7 +77,7 @@ def decode_fast(
                 break
             if status == ring.UNKNOWN:
                 assert detail is not None
-                plan.add(build_event_plan(by_id[detail]) if detail in by_id else build_unknown_plan(detail))
+                plan.add(plans[detail] if detail in plans else build_unknown_plan(detail))
             elif status in ring.REASONS:
                 assert batch.bad_page() in pages
                 out.malformed.append(ring.REASONS[status])
@@ -96,25 +107,6 @@ def first_difference(fast: list[Row], slow: list[Row]) -> tuple[int, Row | None,
     return None
 
 
-@dataclass(frozen=True)
-class Both:
-    """The two decoders' views of one kernel."""
-
-    layout: PageLayout
-    formats: list[EventFormat]
-    slow_layout: reference.Layout
-    slow_formats: dict[int, reference.Format]
-
-    def compare(self, pages: bytes, **how: int) -> Outcome:
-        fast = decode_fast(pages, self.layout, self.formats, **how)
-        slow = decode_slow(pages, self.slow_layout, self.slow_formats)
-        assert fast.malformed == slow.malformed
-        assert first_difference(fast.rows, slow.rows) is None
-        assert fast.gaps == slow.gaps
-        assert fast.skipped == slow.skipped
-        return fast
-
-
 def both_of(tracefs: Path) -> Both:
     header = (tracefs / "events/header_page").read_text()
     formats = [
@@ -140,7 +132,7 @@ def recorded_pages(case: Path) -> list[bytes]:
 def assert_same_plans(both: Both) -> None:
     for fast in both.formats:
         slow = both.slow_formats[fast.id]
-        plan = build_event_plan(fast)
+        plan = both.plans[fast.id]
         assert (fast.system, fast.name) == (slow.system, slow.name)
         assert [(c.name, c.cls, c.offset, c.count) for c in plan.columns] == [
             (f.name, f.kind, f.offset, f.count) for f in slow.fields
@@ -165,9 +157,8 @@ def test_recorded_kernels_decode_alike(name: str, recorded_case: Callable[[str],
     case = recorded_case(name)
     both = both_of(case / "tracefs")
     for pages in reference.read_case(case)[2].values():
-        for room_pages in (1, 3, 64):
-            assert not both.compare(pages, room_pages=room_pages).malformed
-        both.compare(pages, max_bytes=both.layout.subbuf_size)
+        ways = [*({"room_pages": room} for room in (1, 3, 64)), {"max_bytes": both.layout.subbuf_size}]
+        assert not both.compare(pages, *ways).malformed
 
 
 # One of each kind of load, kernel and sub-buffer size: all of them would say no more and take minutes.
@@ -184,7 +175,7 @@ def test_damaged_pages_decode_alike(name: str, recorded_case: Callable[[str], Pa
     @settings(max_examples=150, deadline=None)
     @given(st.lists(made.damaged_pages, min_size=1, max_size=4), st.integers(1, 4))
     def compare(damaged: list[made.DamagedPage], room_pages: int) -> None:
-        both.compare(b"".join(d.build(pages) for d in damaged), room_pages=room_pages)
+        both.compare(b"".join(d.build(pages) for d in damaged), {"room_pages": room_pages})
 
     compare()
 
@@ -208,7 +199,7 @@ def test_random_pages_decode_alike(subbuf_size: int) -> None:
     @settings(max_examples=150, deadline=None)
     @given(st.lists(made.sound_pages(subbuf_size), min_size=1, max_size=4), st.integers(1, 4))
     def compare(pages: list[bytes], room_pages: int) -> None:
-        assert not both.compare(b"".join(pages), room_pages=room_pages).malformed
+        assert not both.compare(b"".join(pages), {"room_pages": room_pages}).malformed
 
     compare()
 
@@ -225,5 +216,5 @@ def test_damaged_random_pages_decode_alike(pages: list[bytes], damages: list[mad
 def test_smallest_records_fill_a_page() -> None:
     """As many entries as a page can hold: the index must have room for them."""
     full = made.build_data(made.build_record(505)) * (4080 // 12)
-    outcome = both_of_made(4096).compare(made.build_page(full) * 3, room_pages=1)
+    outcome = both_of_made(4096).compare(made.build_page(full) * 3, {"room_pages": 1})
     assert len(outcome.rows) == 3 * (4080 // 12)

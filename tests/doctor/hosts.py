@@ -56,39 +56,33 @@ MOUNT = MountFacts("/sys/kernel/tracing", options="rw,relatime")
 PLACE = PlaceFacts("/var/lib/traces", filesystem="ext4", free_bytes=50 * GIB, size_bytes=100 * GIB,
                    min_free_bytes=GIB, listen="127.0.0.1:9464")  # fmt: skip
 
-DEBIAN_61 = Facts(
-    _host("6.1.0-56-cloud-amd64", DEBIAN),
-    MOUNT,
-    TreeFacts(
-        _files(TOP_FILES, {"user_events_data", "tracing_max_latency"}),
-        ("blk", "mmiotrace", "function_graph", "function", "nop"),
-        CLOCKS,
-        EVENTS,
-        frozenset({"overwrite", "func_stack_trace"}),
-        README_61,
-        InstanceFacts("ok", _files(INSTANCE_FILES, {"buffer_subbuf_size_kb"}), ("function", "nop"),
-                      frozenset({"overwrite"})),
-    ),
-    _neighbours(),
-    PLACE,
-)  # fmt: skip
 
-DEBIAN_612 = Facts(
-    _host("6.12.117-cloud-amd64", DEBIAN),
-    MOUNT,
-    TreeFacts(
-        _files(TOP_FILES, {"user_events_data", "tracing_max_latency"}),
-        ("blk", "mmiotrace", "function_graph", "function", "nop"),
-        CLOCKS,
-        EVENTS,
-        frozenset({"overwrite", "func_stack_trace"}),
-        README_612,
-        InstanceFacts("ok", _files(INSTANCE_FILES, set()), ("function_graph", "function", "nop"),
-                      frozenset({"overwrite", "funcgraph-irqs"}), "ok"),
-    ),
-    _neighbours(),
-    PLACE,
-)  # fmt: skip
+def _debian(release: str, readme: str, instance: InstanceFacts) -> Facts:
+    return Facts(
+        _host(release, DEBIAN),
+        MOUNT,
+        TreeFacts(
+            _files(TOP_FILES, {"user_events_data", "tracing_max_latency"}),
+            ("blk", "mmiotrace", "function_graph", "function", "nop"),
+            CLOCKS,
+            EVENTS,
+            frozenset({"overwrite", "func_stack_trace"}),
+            readme,
+            instance,
+        ),
+        _neighbours(),
+        PLACE,
+    )
+
+
+DEBIAN_61 = _debian("6.1.0-56-cloud-amd64", README_61, InstanceFacts(
+    "ok", _files(INSTANCE_FILES, {"buffer_subbuf_size_kb"}), ("function", "nop"), frozenset({"overwrite"}),
+))  # fmt: skip
+
+DEBIAN_612 = _debian("6.12.117-cloud-amd64", README_612, InstanceFacts(
+    "ok", _files(INSTANCE_FILES, set()), ("function_graph", "function", "nop"),
+    frozenset({"overwrite", "funcgraph-irqs"}), "ok",
+))  # fmt: skip
 
 REFUSING_618 = Facts(
     replace(_host("6.18.44", SMALL), lockdown=None),

@@ -105,8 +105,10 @@ def test_an_unprivileged_user_is_told_to_be_root_instead() -> None:
         (Wanted("ftc", tracer="wakeup"), ["tracer wakeup"]),
         (Wanted("ftc", tracer="nonsense"), ["tracer nonsense"]),
         (Wanted("ftc", needs=("kprobe", "uprobe", "kprobe", "synthetic")), ["kprobe", "synthetic"]),
-        (Wanted("ftc", needs=("histogram triggers", "snapshot", "stack tracer")),
-         ["histogram triggers", "snapshot", "stack tracer"]),
+        (
+            Wanted("ftc", needs=("histogram triggers", "snapshot", "stack tracer")),
+            ["histogram triggers", "snapshot", "stack tracer"],
+        ),
         (Wanted("ftc", options=("overwrite", "func_stack_trace", "nonsense")), ["option nonsense"]),
         (Wanted("ftc", shared=("tracing_thresh",)), ["top level"]),
         (Wanted("ftc", shared=("tracing_thresh",), allow_top_level=True), []),
@@ -258,9 +260,7 @@ def test_a_kernel_without_a_readable_configuration_is_judged_by_its_files() -> N
     host = replace(REFUSING_618.host, kconfig=None, kconfig_path=None)
     report = judge(replace(REFUSING_618, host=host))
     assert find(report, "host", "kernel configuration").status == "unknown"
-    assert find(report, "dynamic events", "kprobe").remedy == (
-        "a kernel built with CONFIG_KPROBE_EVENTS"
-    )
+    assert find(report, "dynamic events", "kprobe").remedy == ("a kernel built with CONFIG_KPROBE_EVENTS")
     assert find(report, "dynamic events", "eprobe").status == "ok"  # README is all there is
 
 

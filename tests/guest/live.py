@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import TRACEFS
+from tests.guest.checks import check
 from tests.kernel.daemon import (
     CPUS,
     Daemon,
@@ -22,13 +23,6 @@ from tests.kernel.daemon import (
 
 ONLINE = Path("/sys/devices/system/cpu/cpu1/online")
 MARKERS = 300
-
-
-def check(holds: object, what: str) -> None:
-    """Say a check that holds; end with one that does not."""
-    if not holds:
-        sys.exit(f"FAIL {what}")
-    print(f"ok {what}", flush=True)
 
 
 class Markers:

@@ -4,23 +4,16 @@ Usage: python -m tests.guest.names. Exits 1 when a check fails.
 """
 
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests.guest.checks import check
 from tests.kernel.daemon import PATIENCE_S, Daemon, assert_verifies, read_events
 
 MODULE = "binfmt_misc"
 FOLDER = Path("/proc/sys/fs/binfmt_misc")
 ROUND_S = 0.5
-
-
-def check(holds: object, what: str) -> None:
-    """Say a check that holds; end with one that does not."""
-    if not holds:
-        sys.exit(f"FAIL {what}")
-    print(f"ok {what}", flush=True)
 
 
 def use_module(until_s: float) -> None:

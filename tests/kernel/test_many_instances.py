@@ -8,11 +8,11 @@ from tests.kernel.daemon import CPUS, QUICK, assert_verifies, read_events, read_
 EVENT = "syscalls:sys_enter_getppid"
 
 
-def test_two_instances_of_one_run(
-    start_daemon: StartDaemon, instance_name: str, tracefs: Path, start_load
-) -> None:
+def test_two_instances_of_one_run(start_daemon: StartDaemon, instance_name: str, tracefs: Path, start_load) -> None:
     other = f"{instance_name}-b"
-    config = QUICK + f"""
+    config = (
+        QUICK
+        + f"""
 [trace]
 events = ["{EVENT}"]
 [[instances]]
@@ -22,6 +22,7 @@ instance = "{other}"
 clock = "boot"
 cpus = "{CPUS[0]}"
 """
+    )
     try:
         daemon = start_daemon(config=config).wait_ready()
         assert start_load("syscalls", CPUS[0], 1000).wait() == 0

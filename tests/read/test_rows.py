@@ -1,7 +1,8 @@
 """The native rows against the slow builder, on made blocks: every form and class, hostile bytes, damaged columns."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import msgpack
 import pytest
@@ -32,6 +33,8 @@ C_TYPES = {  # {(class, is text): declaration}
     ("tail", False): "\tfield:unsigned long {name}[];\toffset:8;\tsize:0;\tsigned:0;\n",
 }
 
+T = TypeVar("T")
+
 texts = st.one_of(
     st.binary(max_size=40), st.text(max_size=20).map(str.encode),
     st.sampled_from([b"", b"\0", b"a\0\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82",
@@ -39,36 +42,63 @@ texts = st.one_of(
 )  # fmt: skip
 
 
+# Made once: hypothesis takes longer to make one of these than to draw from it.
+_class = st.sampled_from(["int", "int", "chars", "data_loc", "tail"])
+_name = st.integers(0, 10**6)
+_int_size, _tail_size = st.sampled_from([1, 2, 4, 8, 3]), st.sampled_from([2, 4, 8, 16])
+_flag, _count = st.booleans(), st.integers(0, 3)
+_fixed_form, _array_form, _variable_form = st.integers(0, 3), st.sampled_from([0, 1, 3, 6]), st.sampled_from([0, 4, 5])
+_kinds, _rows = st.integers(1, 3), st.integers(0, 6)
+_step, _byte, _pid = st.integers(-5, 10**10), st.integers(0, 255), st.sampled_from([0, 1, 2, 77, -1, 2**31 - 1])
+
+
+@cache
+def exactly(n: int, of: st.SearchStrategy[T]) -> st.SearchStrategy[list[T]]:
+    return st.lists(of, min_size=n, max_size=n)
+
+
+@cache
+def integers(size: int, signed: bool) -> st.SearchStrategy[int]:
+    """Of so many bytes."""
+    low = -(1 << 8 * size - 1) if signed else 0
+    return st.one_of(st.integers(low, low + (1 << 8 * size) - 1), st.sampled_from([low, 0, 127, low + 100]))
+
+
+@cache
+def some_columns(n: int) -> st.SearchStrategy[list[tuple[list[Any], str, Any]]]:
+    """Of n values each."""
+    return st.lists(columns(n), max_size=4, unique_by=lambda column: column[0][0])
+
+
 @st.composite
 def columns(draw: st.DrawFn, n: int) -> tuple[list[Any], str, Any]:
     """(row of the format, C declaration, encoded column of n values)."""
-    cls = draw(st.sampled_from(["int", "int", "chars", "data_loc", "tail"]))
-    name = f"f{draw(st.integers(0, 10**6))}"
+    cls = draw(_class)
+    name = f"f{draw(_name)}"
     if cls == "int":
-        size, signed, count = draw(st.sampled_from([1, 2, 4, 8, 3])), draw(st.booleans()), draw(st.integers(0, 3))
-        low = -(1 << 8 * size - 1) if signed else 0
-        value = st.one_of(st.integers(low, low + (1 << 8 * size) - 1), st.sampled_from([low, 0, 127, low + 100]))
-        form = draw(st.integers(0, 3))
+        size, signed, count = draw(_int_size), draw(_flag), draw(_count)
+        value = integers(size, signed)
+        form = draw(_fixed_form)
         if count == 1:
-            values = draw(st.lists(value, min_size=n, max_size=n))
+            values = draw(exactly(n, value))
             encoded = encode_integers(values[:1] * n if form == 0 else values, size, form if n or form != 2 else 1)
         else:
-            rows = draw(st.lists(st.lists(value, min_size=count, max_size=count), min_size=n, max_size=n))
-            form = draw(st.sampled_from([0, 1, 3, 6])) if count else 6
+            rows = draw(exactly(n, exactly(count, value)))
+            form = draw(_array_form) if count else 6
             encoded = encode_array(rows[:1] * n if form == 0 and rows else rows, size, count, form if n else 6)
         return [name, cls, size, signed, count], C_TYPES[cls, False].format(name=name), encoded
-    is_text = draw(st.booleans())
+    is_text = draw(_flag)
     if cls == "chars":
-        strings = [raw[:8].ljust(8, b"\0") for raw in draw(st.lists(texts, min_size=n, max_size=n))]
-        form = draw(st.integers(0, 3)) if n else 1
+        strings = [raw[:8].ljust(8, b"\0") for raw in draw(exactly(n, texts))]
+        form = draw(_fixed_form) if n else 1
         encoded = encode_fixed(strings[:1] * n if form == 0 else strings, 8, form)
         return [name, cls, 8, False, 1], C_TYPES[cls, is_text].format(name=name), encoded
-    strings = draw(st.lists(texts, min_size=n, max_size=n))
-    form = draw(st.sampled_from([0, 4, 5]))
+    strings = draw(exactly(n, texts))
+    form = draw(_variable_form)
     encoded = encode_variable(strings[:1] * n if form == 0 else strings, form)
     if cls == "tail":
         return (
-            [name, cls, draw(st.sampled_from([2, 4, 8, 16])), True, 1],
+            [name, cls, draw(_tail_size), True, 1],
             C_TYPES[cls, False].format(name=name),
             encoded,
         )
@@ -79,13 +109,13 @@ def columns(draw: st.DrawFn, n: int) -> tuple[list[Any], str, Any]:
 def blocks(draw: st.DrawFn) -> tuple[list[Parcel], dict[str, Any]]:
     """(the objects before it, the block's body as a map)."""
     objects, kinds, payload, order = [], [], [], []
-    for at in range(draw(st.integers(1, 3))):
-        n = draw(st.integers(0, 6))
-        found = draw(st.lists(columns(n), max_size=4, unique_by=lambda column: column[0][0]))
+    for at in range(draw(_kinds)):
+        n = draw(_rows)
+        found = draw(some_columns(n))
         text = f"name: e{at}\nID: {at}\nformat:\n" + "".join(declared for _, declared, _ in found)
         of = {"id": at, "system": "made", "name": f"e{at}", "columns": [row for row, _, _ in found], "text": text}
         format_id, body = build_object("format", of)
-        is_raw = draw(st.booleans())
+        is_raw = draw(_flag)
         objects.append(parcel_of(Kind.OBJECT, body, RUN))
         kinds.append([format_id, int(is_raw), n])
         raw = encode_variable([b"rec%d" % i for i in range(n)], 5)
@@ -93,10 +123,10 @@ def blocks(draw: st.DrawFn) -> tuple[list[Parcel], dict[str, Any]]:
         order += [at] * n
     order = draw(st.permutations(order))
     n = len(order)
-    steps = draw(st.lists(st.integers(-5, 10**10), min_size=n, max_size=n))
+    steps = draw(exactly(n, _step))
     times = [T0 + sum(steps[1 : i + 1]) for i in range(n)]
-    small = st.lists(st.integers(0, 255), min_size=n, max_size=n)
-    pids = draw(st.lists(st.sampled_from([0, 1, 2, 77, -1, 2**31 - 1]), min_size=n, max_size=n))
+    small = exactly(n, _byte)
+    pids = draw(exactly(n, _pid))
     cols = [
         encode_integers(order, 1, 1),
         encode_integers([b - a for a, b in zip(times[:1] + times, times, strict=False)], 8, 1),
@@ -182,7 +212,7 @@ def test_damaged_columns_are_refused_or_read_as_the_slow_builder_does(
 ) -> None:
     formats, body = block
     cols = bytearray(body["cols"])
-    for _ in range(data.draw(st.integers(1, 3))):
+    for _ in range(data.draw(_kinds)):
         at = data.draw(st.integers(0, len(cols) - 1))
         cols[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     parcels = [head(), *formats, with_cols(body, bytes(cols))]

@@ -68,9 +68,7 @@ def test_stacks_and_arrays_have_a_list(tmp_path: Path) -> None:
 def test_the_kernels_own_strings_stand_beside_their_address(tmp_path: Path) -> None:
     rows: list[Row] = [(1, 7, "ftrace:bprint", {"ip": A, "fmt": C, "buf": [1]})]
     lines, entries = both(tmp_path, rows, Maps(code=NAMES, texts={C: 'a "%d"\x1b\n'}))
-    assert lines[0].endswith(
-        r'ip=0xffffffff81234567 vfs_read+0x0 fmt=0xffffffff82000000 "a \"%d\"\x1b\x0a" buf=[1]'
-    )
+    assert lines[0].endswith(r'ip=0xffffffff81234567 vfs_read+0x0 fmt=0xffffffff82000000 "a \"%d\"\x1b\x0a" buf=[1]')
     assert entries[0]["strings"] == {"fmt": 'a "%d"\x1b\n'}
     assert entries[0]["symbols"] == {"ip": "vfs_read+0x0"}
 

@@ -1158,9 +1158,7 @@ async def test_notes_of_a_suspended_time_are_written_when_it_ends(
     assert world.gaps() == [("dropped", 5)]
 
 
-async def test_note_that_finds_no_room_is_written_later(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_note_that_finds_no_room_is_written_later(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world()
     await world.sink.open()
     await world.deliver()

@@ -108,11 +108,21 @@ async def test_everything_arrives_once_and_in_order(kind: str, tmp_path: Path, a
     assert sum(found.delivery_latency.counts) == 30
 
 
-async def test_batches_are_bounded_in_bytes(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = World(kind, tmp_path, {"batch_bytes": 3500})
+@pytest.mark.parametrize(
+    ("limits", "large"),
+    [
+        pytest.param({"batch_bytes": 3500}, {"size_bytes": 20_000}, id="bytes"),
+        pytest.param({"batch_bytes": MIB, "batch_events": 35}, {"events": 50}, id="entries"),
+    ],
+)
+async def test_batches_are_bounded(
+    kind: str, tmp_path: Path, autojump_clock: MockClock, limits: dict[str, int], large: dict[str, int]
+) -> None:
+    """What alone is more than a batch may have goes alone."""
+    world = World(kind, tmp_path, limits)
     async with world.running():
         world.put(*range(10))
-        world.put(10, size_bytes=20_000)
+        world.put(10, **large)
     assert world.receiver.numbers == list(range(11))
     assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
     assert [10] in world.receiver.on_wire
@@ -133,16 +143,6 @@ async def test_a_batch_that_is_not_full_waits_for_more(kind: str, tmp_path: Path
         assert trio.current_time() - began_s < 1.5
     assert len(world.receiver.on_wire[0]) == 4
     assert world.receiver.numbers == list(range(15))
-
-
-async def test_batches_are_bounded_in_entries(kind: str, tmp_path: Path, autojump_clock: MockClock) -> None:
-    world = World(kind, tmp_path, {"batch_bytes": MIB, "batch_events": 35})
-    async with world.running():
-        world.put(*range(10))
-        world.put(10, events=50)
-    assert world.receiver.numbers == list(range(11))
-    assert max(len(numbers) for numbers in world.receiver.on_wire) == 3
-    assert [10] in world.receiver.on_wire
 
 
 async def test_a_receiver_that_was_away_gets_everything_in_order(
@@ -434,9 +434,7 @@ async def test_a_spool_smaller_than_one_append_counts_each_entry_once(
     assert gap_counts(world.receiver) == found.discarded_events["spool_full"]
 
 
-async def test_a_disk_that_hangs_keeps_no_memory_from_the_archive(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_disk_that_hangs_keeps_no_memory_from_the_archive(tmp_path: Path, autojump_clock: MockClock) -> None:
     world = World("disk", tmp_path)
     hangs = trio.Event()
 

@@ -12,6 +12,7 @@ from sinks.objectstore.manifest import build_manifest, parse_line
 from sinks.objectstore.progress import path_of
 from sinks.objectstore.sink import ObjectStoreConfig, build_store
 from sinks.objectstore.store import Store
+from tests.faults import failing
 from tests.sinks.made import make_segment
 from tests.sinks.objectstore.google import Google, google
 from tests.sinks.objectstore.places import DAY, is_uploaded, running, upload_all, wait_for
@@ -148,17 +149,8 @@ async def test_what_a_disk_does_not_keep_is_not_acknowledged(
     assert (root / DAY / path.name).read_bytes() == path.read_bytes()
 
 
-async def test_a_share_that_does_not_sync_folders_is_a_store_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_share_that_does_not_sync_folders_is_a_store_too(tmp_path: Path) -> None:
     archive, root = tmp_path / "archive", tmp_path / "store"
     path = make_segment(archive)
-    sync = disk.fsync_folder
-
-    def refuse(folder: Path) -> None:
-        if folder.is_relative_to(root):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        sync(folder)
-
-    monkeypatch.setattr(disk, "fsync_folder", refuse)
-    assert is_uploaded(await upload_all(in_a_folder(root), archive), path)
+    with failing(disk, "fsync_folder", code=errno.EINVAL, when=lambda folder: folder.is_relative_to(root)):
+        assert is_uploaded(await upload_all(in_a_folder(root), archive), path)

@@ -1,5 +1,6 @@
 """The log on disk: what survives which end of the daemon, and what damage costs."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.archive import disk
 from collector.archive.bodies import parse_gap, parse_sample
 from collector.archive.frame import Kind
 from collector.archive.reader import open_segment
@@ -17,12 +19,12 @@ from collector.batch import Note, NoteKind, StreamKey
 from collector.errors import ArchiveError, ArchiveLockedError
 from sinks.contract.options import WhenFull
 from sinks.network.backlog import DAMAGED, SPOOL_FULL, START, SUSPENDED, Appended, Entry, Position
-from sinks.spool import spool as spool_module
 from sinks.spool.cursor import NAME, Cursor, build_cursor, parse_cursor, read_cursor, write_cursor
 from sinks.spool.policy import SpoolPolicy
 from sinks.spool.spool import Spool
 from tests.archive.encoder import Maps
 from tests.contract.made import KEY, MIB, RUN, Context, block, gap, sample
+from tests.faults import failing
 
 
 class Clock:
@@ -367,9 +369,7 @@ def test_a_gap_in_an_earlier_run_is_no_gap_of_this_one(tmp_path: Path) -> None:
 def test_what_was_refused_last_is_told_at_the_end(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=8 * MIB, when_full="drop_newest")
     spool.open()
-    refused = sum(
-        spool.append([block(number, size_bytes=900_000)], START).refused.total_events for number in range(20)
-    )
+    refused = sum(spool.append([block(number, size_bytes=900_000)], START).refused.total_events for number in range(20))
     gaps = [e.parcel.body for e in spool.finish().entries if e.parcel.kind == Kind.GAP]
     assert [parse_gap(body).count for body in gaps] == [refused]
     spool.close()
@@ -388,19 +388,12 @@ def test_samples_take_no_room_that_is_not_there(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_segment_whose_seal_failed_behind_the_rename_reads_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_whose_seal_failed_behind_the_rename_reads_back(tmp_path: Path) -> None:
     spool = make_spool(tmp_path, max_bytes=8 * MIB)
     spool.open()
     fill(spool, 0, 1, 2, 3, size_bytes=300_000)
     spool.tick()
-
-    def refuse(folder: Path) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(spool_module.disk, "fsync_folder", refuse)
+    with failing(disk, "fsync_folder", code=errno.EIO):
         assert spool.append([block(4)], START).refused.events == {SUSPENDED: 10}
     back = spool.read(START, 1 << 30)
     assert numbers_of(back.entries) == [0, 1, 2, 3]
@@ -408,15 +401,12 @@ def test_a_segment_whose_seal_failed_behind_the_rename_reads_back(
     spool.close()
 
 
-def test_notes_that_came_while_the_disk_took_nothing_are_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notes_that_came_while_the_disk_took_nothing_are_written_later(tmp_path: Path) -> None:
     clock = Clock()
     spool = make_spool(tmp_path, clock=clock)
     spool.open()
     fill(spool, 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(spool_module.disk, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with failing(disk, "write"):
         assert spool.append([gap(), sample(1)], START).taken == 2
     clock.now_s += 5
     assert [e.parcel.kind for e in spool.append([block(1)], START).entries] == [Kind.GAP, Kind.BLOCK]
@@ -462,19 +452,12 @@ def test_a_sample_that_is_not_kept_is_no_record(spool: Spool) -> None:
     assert done.entries[-1].parcel.kind == Kind.BLOCK
 
 
-def test_a_disk_that_takes_nothing_suspends_the_spool_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_takes_nothing_suspends_the_spool_and_no_more(tmp_path: Path) -> None:
     clock = Clock()
     spool = make_spool(tmp_path, clock=clock)
     spool.open()
     entries = fill(spool, 0)
-
-    def refuse(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(spool_module.disk, "write", refuse)
+    with failing(disk, "write"):
         done = spool.append([block(1), block(2)], START)
         assert (done.taken, done.refused.events, done.entries) == (2, {SUSPENDED: 20}, [])
         assert "No space left" in str(spool.state.suspended)
@@ -489,12 +472,11 @@ def test_a_disk_that_takes_nothing_suspends_the_spool_and_no_more(
     spool.close()
 
 
-def test_a_disk_that_takes_nothing_makes_a_blocking_sink_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_nothing_makes_a_blocking_sink_wait(tmp_path: Path) -> None:
     clock = Clock()
     spool = make_spool(tmp_path, clock=clock, when_full="block")
     spool.open()
-    with monkeypatch.context() as patch:
-        patch.setattr(spool_module.disk, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with failing(disk, "write"):
         assert spool.append([block(0)], START).taken == 0
     clock.now_s += 5
     assert spool.append([block(0)], START).taken == 1

@@ -1,7 +1,5 @@
 """A sender's folder: what comes again after a crash, and what a start makes of what was left."""
 
-import errno
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +19,7 @@ from sinks.stream.host import HostArchive
 from sinks.stream.policy import HostPolicy
 from sinks.stream.seen import Seen
 from tests.crash.receive import PARCELS, abandon, place_of, prefix_of
+from tests.faults import failing
 
 POLICY = HostPolicy(segment_bytes=1, min_free_bytes=0)
 
@@ -62,18 +61,12 @@ def test_blocks_that_went_to_make_room_are_not_taken_again(tmp_path: Path) -> No
     assert verify_archive([tmp_path]).problems == []
 
 
-def test_what_cannot_be_repaired_is_not_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_repaired_is_not_taken_twice(tmp_path: Path) -> None:
     archive = HostArchive(tmp_path, HostPolicy(min_free_bytes=0))
     archive.take(PARCELS[: place_of(1)])
     abandon(archive)
-
-    def fail(fd: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(disk, "fsync", fail)
-        with pytest.raises(ArchiveFullError, match="cannot be sealed"):
-            HostArchive(tmp_path, POLICY)
+    with failing(disk, "fsync"), pytest.raises(ArchiveFullError, match="cannot be sealed"):
+        HostArchive(tmp_path, POLICY)
     take(tmp_path, PARCELS[: place_of(2)])
     assert numbers_in(tmp_path) == [[0], [1]]
 
