@@ -45,6 +45,7 @@ test-guest: $(BUILT_FOR_TESTS)
 
 lint: $(BUILT_FOR_TESTS)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 fix: $(BUILT_FOR_TESTS)
