@@ -1,7 +1,7 @@
 # make run         collect from this machine's kernel into ./traces, until Ctrl-C
 # make build       make .venv and install the package there
-# make check       lint, strict types, the tests that need neither root, network nor kernel: TIME_CHECK on two cores
-# make test        all of that and the rest, of the tests that boot other kernels one for each: TIME_TEST
+# make check       lint, strict types, the tests that need neither root, network nor kernel: a minute on two cores
+# make test        all of that and the rest, of the tests that boot other kernels one for each: a quarter of an hour
 # make test-guest  all tests that boot other kernels: half an hour (see tests/guest/README.md)
 # make lint        lint and strict types alone: seconds, the first time 40
 # make fix         mend what lint can mend, sort imports, format
