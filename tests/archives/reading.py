@@ -15,7 +15,8 @@ from collector.archive.reader import list_segments, open_segment
 from collector.config.load import parse_config
 from collector.run.daemon import SINK_MODELS
 from sinks.network.backlog import START
-from sinks.spool.spool import Spool, SpoolPolicy
+from sinks.spool.policy import SpoolPolicy
+from sinks.spool.spool import Spool
 from tests.archive.encoder import Maps
 from tests.contract.made import Context
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import TRACEFS
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.kernel.daemon import run_command
 
 # {finding: status}: what these kernels, as Debian builds them for virtual machines, have in common

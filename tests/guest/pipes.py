@@ -20,7 +20,7 @@ from collector.capture.visit import Ask
 from collector.tracefs.files import TracefsDir
 from tests.capture.rig import RUN
 from tests.conftest import TRACEFS
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.guest.tracers import OPENS, open_files, run_case
 from tests.kernel.test_text_live import Reading
 

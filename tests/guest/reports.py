@@ -12,7 +12,7 @@ from pathlib import Path
 
 from collector.show.reports import show_reports
 from tests.conftest import TRACEFS
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.guest.tracers import assert_as_before, open_files, read_tracefs
 from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_info, wait_until
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.guest.tracers import assert_as_before, expect_refusal, read_tracefs
 from tests.kernel.daemon import (
     COMMAND,

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import TRACEFS
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.guest.tracers import GRAPH, OPENS, config_of, open_files, run_case
 from tests.kernel.daemon import Daemon, run_command, wait_until
 from tests.kernel.test_toplevel_live import read_tracefs

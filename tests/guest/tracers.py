@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.conftest import TRACEFS
 from tests.control.test_desired_live import libc_function
-from tests.guest.live import check
+from tests.guest.checks import check
 from tests.kernel.daemon import QUICK, Daemon, assert_verifies, read_events, read_info, run_command, wait_until
 
 OPENS = 50

@@ -14,7 +14,7 @@ from collector.archive.reader import open_segment
 from collector.archive.totals import build_totals
 from collector.archive.verify import verify_paths
 from collector.batch import Block, Delivery, Note, NoteKind
-from collector.capture.stream import Ask
+from collector.capture.visit import Ask
 from sinks.contract.base import Item
 from sinks.file.sink import FileSink
 from tests.capture.rig import NOISY_ENTRIES, Rig, as_ring, blocks_of, make_stats, noisy_page
