@@ -17,7 +17,8 @@ PYTEST_ARGS ?=
 KERNELS ?= kernel or quick_guest
 BIN := .venv/bin
 CPUS := $(shell getconf _NPROCESSORS_ONLN)
-MEMORY := $(or $(TMPDIR),$(firstword $(wildcard /dev/shm) /tmp))
+# A folder in memory with a GiB free, as containers don't have it; else the usual one.
+MEMORY := $(or $(TMPDIR),$(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 1048576 {print "/dev/shm"}'),/tmp)
 BUILT := .venv/.built
 BUILT_FOR_TESTS := .venv/.built-for-tests
 SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
