@@ -44,10 +44,8 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(there), target
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])  # which tells of what was
 def test_paths_of_the_project_that_are_named_are_there(page: str) -> None:
-    if page == "CHANGELOG.md":
-        return  # it tells of what was
     for path in re.findall(r"`([\w./-]+/[\w./*-]*)`", (ROOT / page).read_text()):
         if path.startswith(TOPS):
             assert list(ROOT.glob(path.rstrip("/"))), path
