@@ -251,9 +251,9 @@ def record_load(programs: Programs, work: Path, load: Load) -> Pages:
     top = open_tracefs()
     with instance("layout", load, SUBBUF_KB, buffer_kb=SUBBUF_KB) as tree:
         layout = tree.read_layout()
-    return Pages(load, out, ring.Plan(layout, _head(top)), FormatIndex(top))
+    return Pages(load, out, ring.Plan(layout, _head(top)), FormatIndex(top, layout.word_size))
 
 
 def _head(top: TracefsDir) -> CommonHead:
     system, name = top.list_event_folders("ftrace")[0]
-    return common_head(top.read_event_format(system, name))
+    return common_head(top.read_event_format(system, name, 8))

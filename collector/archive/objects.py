@@ -8,9 +8,7 @@ alone. The same content has the same id everywhere.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import zstandard
@@ -31,9 +29,6 @@ INT, CHARS, DATA_LOC, REL_LOC, TAIL = "int", "chars", "data_loc", "rel_loc", "ta
 VARIABLE = frozenset((DATA_LOC, REL_LOC, TAIL))
 _CLASSES = VARIABLE | {INT, CHARS}
 
-# The type stands before the name: "field:__data_loc char[] name;" "field:char buf[];" "field:const char * fmt;"
-_FIELD_TYPE = re.compile(r"^\tfield:(.*?)([A-Za-z_]\w*)?(\[[^\]]*\])?;", re.MULTILINE)
-
 
 class Compressor(Protocol):
     """What zstandard.ZstdCompressor gives; one per thread, it is not safe to share."""
@@ -52,7 +47,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class FieldColumn:
-    """One field of an event, common fields excepted, in the order of offset."""
+    """One field of an event, in the order of offset; but for the four of the head that every entry has."""
 
     name: str
     cls: str  # int, chars, data_loc, rel_loc, tail
@@ -61,7 +56,7 @@ class FieldColumn:
     count: int  # elements; 1 for a scalar, for chars and for the variable ones
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FormatObject:
     """One event's layout, or the name under which entries without a format are kept."""
 
@@ -71,25 +66,13 @@ class FormatObject:
     name: str
     columns: tuple[FieldColumn, ...]
     text: str  # the whole format file; "" when the id has none
+    kinds: tuple[str, ...] | None = None  # what each column's values mean; None: the segment does not say it
+    word_size: int = 8  # bytes of the kernel's long
+    doubts: tuple[str, ...] = ()  # where the format contradicts itself, and what of it was believed
 
     @property
     def full_name(self) -> str:
         return f"{self.system}:{self.name}"
-
-    @cached_property
-    def text_fields(self) -> frozenset[str]:
-        """Names of the fields whose C type is a char, so that their bytes are text rather than numbers.
-
-        What user space writes to trace_marker_raw is declared as char too, and is none.
-        """
-        found: set[str] = set()
-        if self.full_name == "ftrace:raw_data":
-            return frozenset()
-        for kind, name, _brackets in _FIELD_TYPE.findall(self.text):
-            words = kind.replace("[]", " ").replace("*", " * ").split()
-            if "char" in words and "*" not in words and "unsigned" not in words:
-                found.add(name)
-        return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +226,18 @@ def parse_format(found: StoredObject) -> FormatObject:
             )
         columns.append(FieldColumn(name, cls, size, signed, count))
     return FormatObject(
-        found.id, top.integer("id"), top.text("system"), top.text("name"), tuple(columns), top.text("text")
-    )
+        found.id, top.integer("id"), top.text("system"), top.text("name"), tuple(columns), top.text("text"),
+        _texts(top, "kinds", len(columns)) if top.has("kinds") else None,
+        top.integer("word", 4, 8) if top.has("word") else 8, _texts(top, "doubts") if top.has("doubts") else (),
+    )  # fmt: skip
+
+
+def _texts(top: Fields, key: str, count: int | None = None) -> tuple[str, ...]:
+    found = top.array(key)
+    if not all(isinstance(text, str) for text in found) or (count is not None and len(found) != count):
+        expected = "strings" if count is None else f"{count} strings"
+        raise SegmentError(f"format object: {key}", expected=expected, got=repr(found)[:60])
+    return tuple(found)
 
 
 def _column_rows(top: Fields) -> list[tuple[str, str, int, bool, int]]:

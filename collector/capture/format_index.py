@@ -22,7 +22,8 @@ class FormatIndex:
     at the start. Ids of events that come and go are reused: `reread` says whether one still is what it was.
     """
 
-    def __init__(self, tree: TracefsDir, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tree: TracefsDir, word_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._word_size = word_size  # bytes of the kernel's long
         self._clock = clock
         self._tree = tree.top  # events are the same in all instances, and the kernel has these at hand
         self._names: dict[int, EventName] = {}  # {event id: (system, name)}
@@ -32,7 +33,7 @@ class FormatIndex:
 
     def add(self, system: str, name: str) -> EventFormat:
         """Read the format of an event that will occur, ahead of its first entry."""
-        fmt = self._tree.read_event_format(system, name)
+        fmt = self._tree.read_event_format(system, name, self._word_size)
         self._formats[fmt.id] = fmt
         return fmt
 

@@ -82,7 +82,7 @@ class TextFormats:
         system, event = self._event_of(kind, name)
         if kind == KIND_NAMED and system == "text":
             self._plan.set_joins(event_id)
-        return parse_event_format(build_text_format(event_id, event, has), system)
+        return parse_event_format(build_text_format(event_id, event, has), system, word_size=8)
 
     def _event_of(self, kind: int, name: str) -> EventName:
         if kind == KIND_FIXED:

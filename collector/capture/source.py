@@ -62,7 +62,7 @@ class Source:
         self.header_page = tree.read_text("events/header_page")
         clock = tree.try_read_text("trace_clock")
         self.clock = clock_of(tree.read_clock()[0] if clock is not None else "local")
-        self.formats = FormatIndex(tree)
+        self.formats = FormatIndex(tree, self.layout.word_size)
         make_plan = partial(Plan, self.layout, self._common_head())
         self.plan = make_plan()
         renewal = Renewal(make_plan, self.formats.reread, self.formats.is_dynamic) if tree.live else None
@@ -133,6 +133,7 @@ class Source:
             "clock_unit": self.clock.unit,
             "header_page": self.header_page,
             "subbuf_size": self.layout.subbuf_size,
+            "word_size": self.layout.word_size,
             **({"base": _base_rows(self.base)} if self.base else {}),
         }
 
@@ -180,7 +181,7 @@ class Source:
     def _common_head(self) -> CommonHead:
         """The head of all records, from any event's format file; the usual one where the tree has no format."""
         for system, name in self.tree.list_event_folders("ftrace") or self.tree.list_event_folders():
-            return common_head(self.tree.read_event_format(system, name))
+            return common_head(self.tree.read_event_format(system, name, self.layout.word_size))
         return CommonHead()
 
 

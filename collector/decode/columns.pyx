@@ -349,7 +349,7 @@ cdef class Encoder:
             self.put_chars(batch.pages + column.offset, places, n, column.size)
         else:
             self.variable_places(batch, places, n, column)
-            self.put_variable(batch, places, n, column.is_address)
+            self.put_variable(batch, places, n, column.size if column.is_address else 0)
 
     # ---- columns of fixed width
 
@@ -574,8 +574,11 @@ cdef class Encoder:
             self.index[i] = <uint8_t> (found - 1)
         return self.table.n
 
-    cdef void put_variable(self, Batch batch, const uint32_t *places, uint32_t n, int is_address) noexcept nogil:
-        """A column of byte strings at starts and lengths in the records."""
+    cdef void put_variable(self, Batch batch, const uint32_t *places, uint32_t n, uint32_t address_size) noexcept nogil:
+        """A column of byte strings at starts and lengths in the records.
+
+        address_size: they are addresses of so many bytes; 0: they are none.
+        """
         cdef uint32_t i, entries = self.bytes_dictionary(batch.pages, places, n)
         cdef uint64_t total = 0, kept = 0
         cdef uint8_t *p
@@ -588,8 +591,8 @@ cdef class Encoder:
             self.begin(3, FORM_BYTES_DICTIONARY)
             put_array(&self.out, entries)
             for i in range(entries):
-                if is_address:
-                    self.collect_addresses(batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
+                if address_size:
+                    self.collect_addresses(batch.pages + self.values[i], self.values[DICTIONARY_MOST + i], address_size)
                 put_bin(&self.out, batch.pages + self.values[i], self.values[DICTIONARY_MOST + i])
             put_bin(&self.out, self.index, n)
             return
@@ -602,15 +605,15 @@ cdef class Encoder:
             return
         for i in range(n):
             memcpy(p, batch.pages + (places[i] & WHERE_MASK) + self.starts[i], self.lengths[i])
-            if is_address:
-                self.collect_addresses(p, self.lengths[i])
+            if address_size:
+                self.collect_addresses(p, self.lengths[i], address_size)
             p += self.lengths[i]
 
-    cdef void collect_addresses(self, const uint8_t *p, uint64_t size) noexcept nogil:
+    cdef void collect_addresses(self, const uint8_t *p, uint64_t size, uint32_t each) noexcept nogil:
         cdef uint64_t at = 0
-        while at + 8 <= size:
-            self.out.failed |= numbers_add(&self.address_set, load64(p + at))
-            at += 8
+        while at + each <= size:
+            self.out.failed |= numbers_add(&self.address_set, load64(p + at) if each == 8 else load32(p + at))
+            at += each
 
 
 cdef void *regrown(void *old, size_t size) except NULL:

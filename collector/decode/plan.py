@@ -1,14 +1,15 @@
 """From the kernel's format files to what the decoder does with each event: pure values. Pure.
 
-A plan names the columns of an event in the order of their offsets. The columns
-of the common head (type, flags, preempt count, pid) are the same for every
-event and are kept apart, in `CommonHead`.
+A plan names the columns of an event in the order of their offsets. Four fields of the
+common head (type, flags, preempt count, pid) are kept for every entry alike, apart from
+these, in `CommonHead`; what else a kernel has in its head is a column of each event.
 """
 
 from dataclasses import dataclass
 
 from collector.errors import TracefsFormatError
-from collector.tracefs.formats import EventFormat, Field, string_fields, symbol_fields
+from collector.tracefs.formats import HEAD_FIELDS, EventFormat, Field
+from collector.tracefs.meaning import ADDRESSES, FieldKind, field_kinds
 
 # Classes of columns; the numbers are shared with ring.pxd.
 CLASS_INT = 0
@@ -38,7 +39,12 @@ class Column:
     size: int  # bytes of one element; of all for "chars"
     signed: bool
     count: int  # elements of an "int" array, 1 for a scalar
-    is_address: bool  # holds addresses of kernel code, or of strings that printk_formats lists
+    kind: FieldKind  # what its values mean
+
+    @property
+    def is_address(self) -> bool:
+        """Holds addresses of kernel code, or of strings that printk_formats lists."""
+        return self.kind in ADDRESSES
 
     @property
     def number(self) -> int:
@@ -60,6 +66,8 @@ class EventPlan:
     text: str  # the format file, "" when the kernel has none for this id
     columns: tuple[Column, ...]
     fixed_size: int  # bytes up to the end of the last field of fixed size
+    word_size: int = 8  # bytes of the kernel's long
+    doubts: tuple[str, ...] = ()  # where the format contradicts itself, and what of it was believed
 
     @property
     def is_known(self) -> bool:
@@ -74,6 +82,9 @@ class EventPlan:
             "name": self.name,
             "columns": [c.spec() for c in self.columns],
             "text": self.text,
+            "kinds": [c.kind for c in self.columns],
+            "word": self.word_size,
+            **({"doubts": list(self.doubts)} if self.doubts else {}),
         }
 
 
@@ -88,12 +99,7 @@ class CommonHead:
     size: int = 8
 
 
-_COMMON = {  # {common field: bytes it must have}
-    "common_type": 2,
-    "common_flags": 1,
-    "common_preempt_count": 1,
-    "common_pid": 4,
-}
+_COMMON = dict(zip(HEAD_FIELDS, (2, 1, 1, 4), strict=True))  # {common field: bytes it must have}
 
 
 def common_head(event: EventFormat) -> CommonHead:
@@ -129,9 +135,7 @@ def build_event_plan(event: EventFormat) -> EventPlan:
     Raises:
       TracefsFormatError: a field lies where no record reaches.
     """
-    addresses = {*symbol_fields(event), *string_fields(event)}
-    own = sorted((f for f in event.fields if not f.common), key=lambda f: f.offset)
-    columns = tuple(_column(f, f.name in addresses) for f in own)
+    columns = tuple(_column(f, kind) for f, kind in zip(event.columns, field_kinds(event), strict=True))
     fixed = max((f.offset + _fixed_bytes(f) for f in event.fields), default=0)
     if fixed > MOST_RECORD_BYTES:
         raise TracefsFormatError(
@@ -140,7 +144,7 @@ def build_event_plan(event: EventFormat) -> EventPlan:
             expected=f"at most {MOST_RECORD_BYTES} bytes",
             got=f"{fixed} bytes",
         )
-    return EventPlan(event.id, event.system, event.name, event.text, columns, fixed)
+    return EventPlan(event.id, event.system, event.name, event.text, columns, fixed, event.word_size, event.doubts)
 
 
 def build_unknown_plan(event_id: int) -> EventPlan:
@@ -148,8 +152,8 @@ def build_unknown_plan(event_id: int) -> EventPlan:
     return EventPlan(event_id, "unknown", f"event_{event_id}", "", (), 0)
 
 
-def _column(field: Field, is_address: bool) -> Column:
-    return Column(field.name, field.cls, field.offset, field.element_size, field.signed, field.count, is_address)
+def _column(field: Field, kind: FieldKind) -> Column:
+    return Column(field.name, field.cls, field.offset, field.element_size, field.signed, field.count, kind)
 
 
 def _fixed_bytes(field: Field) -> int:

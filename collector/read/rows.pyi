@@ -5,7 +5,7 @@ from collector.read.lookup import Names
 class RowKind:
     n_fields: int
     def __init__(
-        self, event: str, columns: Sequence[tuple[str, str, int, bool, int, bool, str]], *, is_raw: bool = False
+        self, event: str, columns: Sequence[tuple[str, str, int, bool, int, str]], *, is_raw: bool = False
     ) -> None: ...
 
 def pack_text(text: str) -> bytes: ...

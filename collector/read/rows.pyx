@@ -3,14 +3,15 @@
 """From the columns of a block to msgpack rows, one per entry, without the GIL and without a Python object per entry.
 
     row    = [EventTime, {host, run, instance, cpu, ordinal, event, pid, flags, preempt_count, fields,
-              and where they are known: clock, ts_raw, comm, tgid, symbols, strings}]
+              and where they are known: clock, ts_raw, comm, tgid, readable, symbols, strings}]
     fields = {name: value}
 
-What a field's value is, by its class:
+What a field's value is, by its kind (collector/read/meaning.py) and class:
 
+    text                             str up to the first NUL; bin when that is not UTF-8; nil when it could not be read
+    bytes, and addresses in bytes    bin
+    plain, of one byte each          array of integers
     int                              integer, or array of integers
-    chars, and variable of chars     str up to the first NUL; bin when that is not UTF-8
-    other bytes                      bin
     variable of wider elements       array of integers; bin when the bytes are no whole number of elements
 
 EventTime is wall time, of pieces `wall = wall_ns + (ts - ts_ns) * rise_ns / run_ns`.
@@ -23,9 +24,14 @@ from libc.string cimport memchr, memcpy
 
 from collector.archive.columns import MAX_DECODED_BYTES, MAX_ENTRIES
 from collector.archive.fields import pack
+from collector.archive.objects import DATA_LOC, REL_LOC
 from collector.errors import SegmentError
 
 from collector.read.lookup cimport Names
+from collector.read.meaning import UNSIGNED
+from collector.read.readable cimport (
+    FORM_BITMASK, FORM_IPV4, FORM_IPV6, FORM_MAC, FORM_NONE, FORM_SOCKADDR, number, put_form,
+)
 from collector.decode.msg cimport (
     Cursor, Out, fail, is_utf8, put_array, put_bin, put_byte, put_bytes, put_int, put_map, put_str, put_uint,
     read_array, room_for,
@@ -57,6 +63,16 @@ cdef enum:
     NAMES_CODE = 1
     NAMES_STRINGS = 2
 
+# What kinds of fields are of one byte an element.
+cdef enum:
+    BYTES_TEXT = 0
+    BYTES_PLAIN = 1
+    BYTES_OTHER = 2
+
+NAMING = {"address": NAMES_CODE, "stack": NAMES_CODE, "string": NAMES_STRINGS}
+OF_BYTES = {"text": BYTES_TEXT, "plain": BYTES_PLAIN}
+FORMS = {"ipv4": FORM_IPV4, "ipv6": FORM_IPV6, "mac": FORM_MAC, "sockaddr": FORM_SOCKADDR, "bitmask": FORM_BITMASK}
+
 cdef uint64_t NS = 1000000000
 # A row's fields are bounded by the record in the ring; only made-up blocks have larger ones.
 cdef size_t MOST_ROW_BYTES = 16 << 20
@@ -64,7 +80,9 @@ cdef size_t MOST_ROW_BYTES = 16 << 20
 
 cdef struct Field:
     uint32_t cls, size, count
-    int is_signed, is_text, naming
+    int is_signed, is_stack, naming
+    int is_located             # of no length: it could not be read
+    uint32_t of_bytes, form
     uint32_t key_at, key_size  # in the kind's `keys`
 
 
@@ -85,7 +103,7 @@ cdef struct KindOf:
     uint32_t n_columns
     uint32_t entries           # that the block says it has
     uint32_t rows              # done so far
-    int has_names
+    int has_names, has_forms
 
 
 cdef struct Piece:
@@ -98,31 +116,33 @@ cdef class RowKind:
 
     Args:
       event: "system:name".
-      columns: (name, class, size, is signed, count, is text, "" | "code" | "strings") per field, as FieldColumn has
-        them and `FormatObject.text_fields`; the last says what the numbers are addresses of.
+      columns: (name, class, size, is signed, count, kind) per field, as FieldColumn and `column_kinds` have them.
       is_raw: the entries are whole records, under the name "raw"; columns are not looked at.
     """
 
     cdef Field *fields
     cdef readonly uint32_t n_fields
     cdef bytes keys, head, tail
-    cdef int has_names
+    cdef int has_names, has_forms
 
     def __init__(self, event, columns, *, is_raw=False):
         cdef Field *field
         keys = bytearray()
-        rows = [("raw", "raw", 1, False, 1, False, "")] if is_raw else list(columns)
+        rows = [("raw", "raw", 1, False, 1, "bytes")] if is_raw else list(columns)
         free(self.fields)
         self.n_fields = 0
         self.fields = <Field *> calloc(len(rows) + 1, sizeof(Field))
         if self.fields == NULL:
             raise MemoryError
-        for name, cls, size, signed, count, is_text, naming in rows:
+        for name, cls, size, signed, count, kind in rows:
             field = &self.fields[self.n_fields]
             field.cls = {"int": FIELD_INT, "chars": FIELD_CHARS, "raw": FIELD_RAW}.get(cls, FIELD_VARIABLE)
-            field.size, field.count, field.is_signed, field.is_text = size, count, bool(signed), bool(is_text)
-            field.naming = {"": NAMES_NONE, "code": NAMES_CODE, "strings": NAMES_STRINGS}[naming]
+            field.size, field.count, field.is_signed = size, count, bool(signed) and kind not in UNSIGNED
+            field.naming = NAMING.get(kind, NAMES_NONE)
+            field.is_stack, field.is_located = kind == "stack" and cls != "int", cls in (DATA_LOC, REL_LOC)
+            field.of_bytes, field.form = OF_BYTES.get(kind, BYTES_OTHER), FORMS.get(kind, FORM_NONE)
             self.has_names |= field.naming != NAMES_NONE
+            self.has_forms |= field.form != FORM_NONE
             key = pack_text(name)
             field.key_at, field.key_size = len(keys), len(key)
             keys += key
@@ -229,7 +249,7 @@ cdef class RowEncoder:
             self.kinds[i].entries = kinds[i][1]
             self.kinds[i].rows = 0
             self.kinds[i].n_columns = of.n_fields
-            self.kinds[i].has_names = of.has_names
+            self.kinds[i].has_names, self.kinds[i].has_forms = of.has_names, of.has_forms
             self.kinds[i].head = slice_of(of.head)
             self.kinds[i].tail = slice_of(of.tail)
             self.kinds[i].columns = <Column *> self.arena.take(of.n_fields * sizeof(Column))
@@ -396,7 +416,7 @@ cdef class RowEncoder:
         cdef size_t begin
         if c.failed or found.values == NULL:
             return
-        if found.how == EACH or column.field.naming:
+        if found.how == EACH or column.field.naming or column.field.form:
             column.how = NUMBERS
             column.numbers = self.arena.spread(found, n)
             return
@@ -427,7 +447,7 @@ cdef class RowEncoder:
         cdef size_t begin
         cdef Strings *found = &column.strings
         column.how = STRINGS
-        if c.failed or found.values == NULL or found.how == EACH or column.field.naming:
+        if c.failed or found.values == NULL or found.how == EACH or column.field.naming or column.field.form:
             return
         self.begin_done(column, found.k, found.index if found.how == INDEXED else NULL)
         if column.done == NULL:
@@ -471,19 +491,28 @@ cdef class RowEncoder:
     cdef void put_string(self, Out *out, const Field *field, Slice value) noexcept nogil:
         cdef uint32_t i, size = field.size
         cdef const void *nul
-        if field.is_text and (field.cls == FIELD_CHARS or size == 1):
-            nul = memchr(value.at, 0, value.size) if value.size else NULL
-            if nul != NULL:
-                value.size = <uint32_t> (<const uint8_t *> nul - value.at)
-            if is_utf8(value.at, value.size):
-                put_str(out, value.at, value.size)
-            else:
+        if field.cls == FIELD_CHARS or (field.cls == FIELD_VARIABLE and size == 1):
+            if field.of_bytes == BYTES_PLAIN:
+                put_array(out, value.size)
+                for i in range(value.size):
+                    self.put_number(out, field, extended(value.at[i], 1, field.is_signed))
+            elif field.of_bytes == BYTES_OTHER:
                 put_bin(out, value.at, value.size)
-        elif field.cls == FIELD_CHARS or field.cls == FIELD_RAW or size > 8 or value.size % size or (
-            size == 1 and field.cls != FIELD_INT
-        ):
+            elif value.size == 0 and field.is_located:
+                put_byte(out, 0xC0)
+            else:
+                nul = memchr(value.at, 0, value.size) if value.size else NULL
+                if nul != NULL:
+                    value.size = <uint32_t> (<const uint8_t *> nul - value.at)
+                if is_utf8(value.at, value.size):
+                    put_str(out, value.at, value.size)
+                else:
+                    put_bin(out, value.at, value.size)
+        elif field.cls == FIELD_RAW or size > 8 or value.size % size:
             put_bin(out, value.at, value.size)
         else:
+            if field.is_stack:
+                value = frames_of(value, size)
             put_array(out, value.size // size)
             for i in range(value.size // size):
                 self.put_number(out, field, extended(little(value.at + i * size, size), size, field.is_signed))
@@ -552,6 +581,8 @@ cdef class RowEncoder:
         put_map(out, kind.n_columns)
         for i in range(kind.n_columns):
             self.put_column(&kind.columns[i], row)
+        if kind.has_forms:
+            entries += self.put_forms(kind, row)
         if kind.has_names:
             entries += self.put_names(kind, row, NAMES_CODE, self.symbols, b"\xa7symbols", 8)
             entries += self.put_names(kind, row, NAMES_STRINGS, self.strings, b"\xa7strings", 8)
@@ -595,6 +626,89 @@ cdef class RowEncoder:
         out.data[begin + key_size + 2] = <uint8_t> entries
         return 1
 
+    cdef int put_forms(self, KindOf *kind, uint32_t row) noexcept nogil:
+        """A map of the readable forms of a row's addresses and masks; gives 1."""
+        cdef Out *out = &self.out
+        cdef size_t count_at
+        cdef uint32_t i, entries = 0
+        put_bytes(out, <const uint8_t *> b"\xa8readable", 9)
+        count_at = out.size
+        put_bytes(out, <const uint8_t *> b"\xde\x00\x00", 3)
+        for i in range(kind.n_columns):
+            if kind.columns[i].field.form:
+                put_bytes(out, kind.columns[i].key.at, kind.columns[i].key.size)
+                self.put_form_of(&kind.columns[i], row)
+                entries += 1
+        if not out.failed:
+            out.data[count_at + 1] = <uint8_t> (entries >> 8)
+            out.data[count_at + 2] = <uint8_t> entries
+        return 1
+
+    cdef void put_form_of(self, Column *column, uint32_t row) noexcept nogil:
+        cdef const Field *field = column.field
+        cdef uint8_t number_bytes[8]
+        cdef uint32_t i
+        cdef uint64_t value
+        cdef Slice found
+        if field.form == FORM_BITMASK:
+            self.put_bits(column, row)
+            return
+        if column.how == NUMBERS:
+            value = column.numbers[row]
+            for i in range(8):
+                number_bytes[i] = <uint8_t> (value >> (8 * i))
+            put_form(&self.out, field.form, number_bytes, field.size)
+        elif column.how == STRINGS:
+            found = string_at(column, row)
+            put_form(&self.out, field.form, found.at, found.size)
+        else:
+            put_byte(&self.out, 0xC0)
+
+    cdef void put_bits(self, Column *column, uint32_t row) noexcept nogil:
+        """The numbers of the bits that are set, "0-3,8"; nil where the bytes are no whole number of words."""
+        cdef Out *out = &self.out
+        cdef const Field *field = column.field
+        cdef uint32_t words, width = 8 * field.size, at, begin = 0, size
+        cdef size_t head = out.size
+        cdef int is_set, was_set = 0
+        cdef Slice value
+        cdef uint8_t text[24]
+        cdef uint8_t *end
+        value.at, value.size = NULL, 0
+        if column.how == ELEMENTS:
+            words = field.count
+        elif column.how == STRINGS and field.size <= 8 and string_at(column, row).size % field.size == 0:
+            value = string_at(column, row)
+            words = value.size // field.size
+        else:
+            put_byte(out, 0xC0)
+            return
+        put_bytes(out, <const uint8_t *> b"\xdb\x00\x00\x00\x00", 5)
+        for at in range(words * width + 1):
+            if at == words * width:
+                is_set = 0
+            elif column.how == ELEMENTS:
+                is_set = (column.elements[at // width][row] >> (at % width)) & 1
+            else:
+                is_set = (value.at[at // 8] >> (at % 8)) & 1
+            if is_set and not was_set:
+                begin = at
+            elif was_set and not is_set:
+                end = text
+                if out.size > head + 5:
+                    end[0] = c','
+                    end += 1
+                end = number(end, begin, 10)
+                if at - 1 > begin:
+                    end[0] = c'-'
+                    end = number(end + 1, at - 1, 10)
+                put_bytes(out, text, <size_t> (end - text))
+            was_set = is_set
+        if not out.failed:
+            size = <uint32_t> (out.size - head - 5)
+            for at in range(4):
+                out.data[head + 1 + at] = <uint8_t> (size >> (24 - 8 * at))
+
     cdef int put_names_of(self, Column *column, uint32_t row, Names names) noexcept nogil:
         cdef Out *out = &self.out
         cdef size_t begin = out.size
@@ -612,6 +726,8 @@ cdef class RowEncoder:
             value = string_at(column, row)
             if size > 8 or value.size % size:
                 return 0
+            if column.field.is_stack:
+                value = frames_of(value, size)
             n = value.size // size
         put_bytes(out, column.key.at, column.key.size)
         if not is_one:
@@ -662,6 +778,24 @@ cdef class RowEncoder:
         if wall >= <rows_int128> NS << 32:
             return (NS << 32) - 1
         return <uint64_t> wall
+
+
+cdef Slice frames_of(Slice words, uint32_t size) noexcept nogil:
+    """The frames of a stack: synthetic events have their number before them, and zeros behind."""
+    cdef uint32_t n = words.size // size, i
+    cdef uint64_t count
+    cdef Slice out = words
+    if n == 0:
+        return words
+    count = little(words.at, size)
+    if count >= n:
+        return words
+    for i in range(<uint32_t> count + 1, n):
+        if little(words.at + i * size, size):
+            return words
+    out.at += size
+    out.size = <uint32_t> count * size
+    return out
 
 
 cdef Slice string_at(const Column *column, uint32_t row) noexcept nogil:

@@ -6,9 +6,10 @@ from typing import Literal, TextIO
 
 from collector.archive.frame import MAX_BODY_BYTES
 from collector.errors import CollectorError, UsageError
+from collector.show.json_lines import JsonRenderer
 from collector.show.lines import Selection
 from collector.show.live import LiveView
-from collector.show.renderers import FieldsRenderer, JsonRenderer
+from collector.show.renderers import FieldsRenderer
 from collector.show.show import EventMatcher
 from sinks.connect.address import parse_address
 from sinks.wire.messages import Parser, WireRecord, build_hello, parse_welcome

@@ -13,13 +13,15 @@ from typing import Any
 
 from collector.archive.block import DecodedBlock, KindColumns, decode_elements
 from collector.archive.columns import Repeat
-from collector.archive.objects import CHARS, INT, FieldColumn, FormatObject
+from collector.archive.objects import INT, FieldColumn
 from collector.batch import MODE_RAW, Missed
+from collector.read.comms import Thread
+from collector.read.meaning import UNSIGNED, column_kinds, cut_stack, decode_text
+from collector.read.symbols import Symbols
 from collector.show.renderers import Context, FieldsRenderer, Renderer
+from collector.tracefs.meaning import ADDRESSES, FieldKind
 
 Line = tuple[int, int, str]  # (ts, number of the stream, text); merged by the first two
-
-_WORD = (1 << 64) - 1
 
 
 class Memo(dict[Any, Any]):
@@ -47,80 +49,112 @@ def _double(text: str) -> str:
     return text.replace("%", "%%")
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A column, and what is to be made of it."""
+
+    field: FieldColumn
+    kind: FieldKind
+    values: Sequence[Any]  # of words without a sign where the kind has none; several are tuples
+
+
 def _payload(kind: KindColumns, renderer: Renderer, context: Context) -> Iterator[str]:
     """Gives the text of the fields of each entry of one event, lazily."""
-    form: list[str] = []
-    columns: list[Iterable[Any]] = []
-    pairs: Iterator[tuple[FieldColumn | None, Sequence[Any]]]
+    line = _Line()
     if kind.mode == MODE_RAW:
-        pairs = iter([(None, kind.columns[0])])
-    else:
-        pairs = zip(kind.format.columns, kind.columns, strict=True)
-    addresses = context.symbols.fields(kind.format)
-    named: dict[str, Sequence[Any]] = {}
-    for at, (field, values) in enumerate(pairs):
-        form.append(renderer.field("raw" if field is None else field.name, at == 0))
-        convert = renderer.binary if field is None else _converter(field, kind.format, renderer)
-        if field is not None and (field.name in addresses.code or field.name in addresses.strings):
-            named[field.name] = values = _unsigned(field, values)
-            is_code = field.name in addresses.code
-            names = context.symbols.code if is_code else context.symbols.strings
-            convert = renderer.addresses(names, is_code=is_code, is_one=_is_number(field))
+        line.add(renderer.field("raw", True))
+        line.add_column(kind.columns[0], renderer.binary)
+        line.add(renderer.fields_end())
+        return line.render(renderer.tail(), kind.entries)
+    columns = [
+        _Shown(field, of, _without_sign(field, of, values))
+        for field, of, values in zip(kind.format.columns, column_kinds(kind.format), kind.columns, strict=True)
+    ]
+    for at, column in enumerate(columns):
+        line.add(renderer.field(column.field.name, at == 0))
+        convert = renderer.value(column.field, column.kind, context.symbols)
+        line.add_column(column.values, convert, "%d" if column.field.cls == INT and column.field.count == 1 else "%s")
+    line.add(renderer.fields_end())
+    if renderer.names_apart:
+        _add_apart(line, columns, renderer, context.symbols)
+    return line.render(renderer.tail(), kind.entries)
+
+
+def _add_apart(line: "_Line", columns: Sequence[_Shown], renderer: Renderer, symbols: Symbols) -> None:
+    """What stands behind the fields: readable forms, names of addresses, which texts are escaped."""
+    readable = [(of, form) for of in columns if (form := renderer.readable(of.field, of.kind)) is not None]
+    for at, (of, form) in enumerate(readable):
+        line.add(renderer.readable_field(of.field.name, at == 0))
+        line.add_column(of.values, form)
+    if readable:
+        line.add(renderer.fields_end())
+    named = {of.field.name: of.values for of in columns if of.kind in ADDRESSES} if symbols.any else {}
+    escaped = {of.field.name: of.values for of in columns if of.kind == "text" and _has_escapes(of.values)}
+    if named or escaped:
+        count = len(named)
+
+        def tell(values: tuple[Any, ...]) -> str:
+            return renderer.apart(
+                dict(zip(named, values[:count], strict=True)), dict(zip(escaped, values[count:], strict=True)), symbols
+            )
+
+        line.add_columns((*named.values(), *escaped.values()), tell)
+
+
+class _Line:
+    """A `%` format under construction, and the columns that fill it."""
+
+    def __init__(self) -> None:
+        self._form: list[str] = []
+        self._columns: list[Iterable[Any]] = []
+
+    def add(self, form: str) -> None:
+        self._form.append(form)
+
+    def add_column(self, values: Sequence[Any], convert: Callable[[Any], str] | None, plain: str = "%s") -> None:
+        """A column's values: what `convert` makes of them, else as `plain` prints them."""
         if isinstance(values, Repeat):
-            form.append(_double(str(values.value) if convert is None else convert(values.value)))
-        elif convert is None and field is not None and _is_number(field):
-            form.append("%d")
-            columns.append(values)
+            self._form.append(_double(str(values.value) if convert is None else convert(values.value)))
         else:
-            form.append("%s")
-            columns.append(values if convert is None else map(Memo(convert).__getitem__, values))
-    form.append(renderer.fields_end())
-    if named and renderer.names_apart and (context.symbols.code or context.symbols.strings):
-        name_all = Memo(lambda values: renderer.names(dict(zip(named, values, strict=True)), context.symbols))
-        form.append("%s")
-        columns.append(map(name_all.__getitem__, zip(*named.values(), strict=True)))
-    text = "".join(form) + renderer.tail()
-    if not columns:
-        return iter(Repeat(text % (), kind.entries))
-    return map(text.__mod__, zip(*columns, strict=True))
+            self._form.append(plain if convert is None else "%s")
+            self._columns.append(values if convert is None else map(Memo(convert).__getitem__, values))
+
+    def add_columns(self, columns: Sequence[Sequence[Any]], convert: Callable[[tuple[Any, ...]], str]) -> None:
+        """What is made of an entry's values in several columns."""
+        self._form.append("%s")
+        self._columns.append(map(Memo(convert).__getitem__, zip(*columns, strict=True)))
+
+    def render(self, tail: str, entries: int) -> Iterator[str]:
+        text = "".join(self._form) + tail
+        if not self._columns:
+            return iter(Repeat(text % (), entries))
+        return map(text.__mod__, zip(*self._columns, strict=True))
 
 
-def _is_number(field: FieldColumn) -> bool:
-    return field.cls == INT and field.count == 1
-
-
-def _unsigned(field: FieldColumn, values: Sequence[Any]) -> Sequence[Any]:
-    """Gives addresses as 64-bit numbers, and several of them as tuples."""
-    if _is_number(field) and not field.signed:
+def _without_sign(field: FieldColumn, kind: FieldKind, values: Sequence[Any]) -> Sequence[Any]:
+    """Gives words that have no sign as such, and several of them as tuples, which can be looked up."""
+    if kind not in UNSIGNED or (field.cls == INT and field.count == 1 and not field.signed):
         return values
-    convert = Memo(lambda value: _split(field, value)).__getitem__ if field.cls != INT else _to_addresses
-    return Repeat(convert(values.value), len(values)) if isinstance(values, Repeat) else list(map(convert, values))
+    mask = (1 << 8 * field.size) - 1
 
-
-def _split(field: FieldColumn, value: bytes) -> Any:
-    """Gives the addresses in a variable field; bytes that are no whole number of them stay bytes."""
-    found = decode_elements(field, value)
-    return found if isinstance(found, bytes) else _to_addresses(found)
-
-
-def _to_addresses(value: int | list[int]) -> int | tuple[int, ...]:
-    return _WORD & value if isinstance(value, int) else tuple(_WORD & v for v in value)
-
-
-def _converter(field: FieldColumn, of: FormatObject, renderer: Renderer) -> Callable[[Any], str] | None:
-    """Gives what makes a field's value text; None where Python's own form of a number or a list does."""
-    if field.cls == CHARS:
-        return renderer.text
-    if field.cls == INT:
-        return None
-    if field.size == 1:
-        return renderer.text if field.name in of.text_fields else renderer.binary
-
-    def elements(value: bytes) -> str:
+    def convert(value: Any) -> Any:
+        if isinstance(value, int):
+            return value & mask
         found = decode_elements(field, value)
-        return renderer.binary(found) if isinstance(found, bytes) else str(found)
+        if isinstance(found, bytes):  # no whole number of words
+            return found
+        words = tuple(word & mask for word in found)
+        return tuple(cut_stack(words)) if kind == "stack" and field.cls != INT else words
 
-    return elements
+    if isinstance(values, Repeat):
+        return Repeat(convert(values.value), len(values))
+    return list(map(Memo(convert).__getitem__ if field.cls != INT else convert, values))
+
+
+def _has_escapes(values: Sequence[bytes]) -> bool:
+    if isinstance(values, Repeat):
+        return decode_text(values.value)[1]
+    return any(decode_text(value)[1] for value in set(values))
 
 
 def render_block(
@@ -146,9 +180,17 @@ def render_block(
     return _json_lines(block, stream, heads, payloads, renderer, context, selection)
 
 
-def _threads(block: DecodedBlock, renderer: Renderer, context: Context) -> Iterable[str]:
-    """Gives the thread of each entry as text."""
+def _threads(block: DecodedBlock, renderer: Renderer, context: Context) -> tuple[Iterable[str], frozenset[str]]:
+    """Gives the thread of each entry as text, and which of these texts have an escaped name."""
     threads, texts = context.threads, {}
+    escaped: set[str] = set()
+
+    def tell(pid: int, thread: Thread) -> str:
+        text = renderer.thread(pid, thread)
+        if thread.comm is not None and decode_text(thread.comm)[1]:
+            escaped.add(text)
+        return text
+
     low, high = (min(block.ts), max(block.ts)) if block.ts else (0, 0)  # times may step back
     changing = set()
     for pid in set(block.pid):
@@ -156,17 +198,15 @@ def _threads(block: DecodedBlock, renderer: Renderer, context: Context) -> Itera
         if found is None:
             changing.add(pid)
         else:
-            texts[pid] = renderer.thread(pid, found)
+            texts[pid] = tell(pid, found)
     if not changing:
-        return map(texts.__getitem__, block.pid)
+        return map(texts.__getitem__, block.pid), frozenset(escaped)
     column = [texts.get(pid, "") for pid in block.pid]
-    steps = {
-        pid: [(ts, renderer.thread(pid, thread)) for ts, thread in threads.steps(pid, low, high)] for pid in changing
-    }
+    steps = {pid: [(ts, tell(pid, thread)) for ts, thread in threads.steps(pid, low, high)] for pid in changing}
     for at, pid in enumerate(block.pid):
         if pid in changing:
             column[at] = steps[pid][bisect_right(steps[pid], block.ts[at], key=itemgetter(0)) - 1][1]
-    return column
+    return column, frozenset(escaped)
 
 
 def _json_lines(
@@ -175,7 +215,7 @@ def _json_lines(
 ) -> Iterator[Line]:  # fmt: skip
     pids = selection.pids
     low, high = _bounds(selection)
-    threads, times = _threads(block, renderer, context), renderer.times(block.ts, context)
+    (threads, escaped), times = _threads(block, renderer, context), renderer.times(block.ts, context)
     columns = zip(block.kind, block.ts, times, block.pid, threads, block.flags, block.preempt_count, strict=True)
     for kind, ts, time, pid, thread, flags, preempt_count in columns:
         payload = payloads[kind]
@@ -183,6 +223,8 @@ def _json_lines(
             continue
         fields = next(payload)
         if low <= ts <= high and (pids is None or pid in pids):
+            if thread in escaped:
+                fields = renderer.mark_escaped(fields, "common_comm")
             yield ts, stream, heads[kind] % (time, thread, flags, preempt_count) + fields
 
 
@@ -193,7 +235,7 @@ def _fields_lines(
     pids = selection.pids
     low, high = _bounds(selection)
     gaps: list[Missed] = sorted(block.head.gaps, key=lambda gap: gap.at, reverse=True)
-    threads, times = _threads(block, renderer, context), renderer.times(block.ts, context)
+    (threads, _), times = _threads(block, renderer, context), renderer.times(block.ts, context)
     columns = zip(block.kind, block.ts, times, block.pid, threads, strict=True)
     ts = block.head.first_ts
     for at, (kind, ts, time, pid, thread) in enumerate(columns):

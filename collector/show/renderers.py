@@ -1,6 +1,5 @@
-"""The output formats of `show`: what each makes of a thread, a time, a field, an address."""
+"""The output formats of `show`: what each makes of a thread, a time, a field, an address; json.py has the other one."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +8,21 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, Literal, Protocol
 
-from collector.archive.objects import FormatObject
+from collector.archive.block import decode_elements
+from collector.archive.objects import INT, FieldColumn, FormatObject
 from collector.read.comms import Thread, Threads
+from collector.read.meaning import UNSIGNED, has_bytes, is_missing, readable_form
 from collector.read.symbols import Symbols
 from collector.read.walltime import WallClock
+from collector.tracefs.meaning import ADDRESSES, FieldKind
 
 TimeMode = Literal["trace", "wall", "both"]
 
 _NS_PER_S = 1_000_000_000
 
 _BRACKET = "\\x5b"
+
+FAULT = "(fault)"  # the kernel's words for a text that it could not read
 
 # Controls of terminals, of lines, and of the direction of text; what is no text; and the escape itself.
 _CONTROL = re.compile(
@@ -59,20 +63,40 @@ class Renderer(Protocol):
         """What stands before a field's value, for a % format."""
         ...
 
-    def text(self, value: bytes) -> str: ...
+    def value(self, field: FieldColumn, kind: FieldKind, symbols: Symbols) -> Callable[[Any], str] | None:
+        """What makes a field's value text; None: Python's own form of a number or a list does.
 
-    def binary(self, value: bytes) -> str: ...
+        Words without a sign come as such, several of them as a tuple, or as bytes when they are no whole number of it.
+        """
+        ...
 
-    def addresses(self, names: Mapping[int, str], *, is_code: bool, is_one: bool) -> Callable[[Any], str] | None:
-        """What makes an address, else a tuple of them or bytes that are none, text; None: as any other number."""
+    def binary(self, value: bytes) -> str:
+        """Bytes that are no values of their column's type."""
+        ...
+
+    def readable(self, field: FieldColumn, kind: FieldKind) -> Callable[[Any], str] | None:
+        """What makes a value's readable form, where that stands behind the fields; None: it has none."""
+        ...
+
+    def readable_field(self, name: str, first: bool) -> str:
+        """What stands before a readable form, for a % format."""
         ...
 
     def fields_end(self) -> str:
-        """What stands behind the last field."""
+        """What stands behind the last field, and behind the last readable form."""
         ...
 
-    def names(self, values: Mapping[str, Any], symbols: Symbols) -> str:
-        """What names the addresses of these fields, behind them."""
+    def apart(self, named: Mapping[str, Any], escaped: Mapping[str, bytes], symbols: Symbols) -> str:
+        """What names the addresses of an entry's fields, and says which of its texts are escaped.
+
+        Args:
+          named: {field: address or addresses}
+          escaped: {field: text}, of fields that have escaped texts in some entry.
+        """
+        ...
+
+    def mark_escaped(self, fields: str, name: str) -> str:
+        """An entry's fields, with the mark that a text beside them is escaped."""
         ...
 
     def tail(self) -> str: ...
@@ -80,64 +104,6 @@ class Renderer(Protocol):
 
 def _double(text: str) -> str:
     return text.replace("%", "%%")
-
-
-class JsonRenderer:
-    """One object a line, in ASCII; bytes that are not UTF-8 become U+FFFD."""
-
-    shows_gaps = False
-    names_apart = True
-
-    def head(self, of: FormatObject, context: Context) -> str:
-        event = json.dumps(_safe(of.full_name))
-        instance = "" if context.instance is None else f'"instance": {json.dumps(_safe(context.instance))}, '
-        clock = "" if context.clock is None else f'"clock": {json.dumps(_safe(context.clock))}, '
-        return (
-            f'{{"ts_ns": %s, "cpu": {context.cpu}, {_double(instance + clock)}%s, '
-            f'"event": {_double(event)}, "flags": %d, "preempt_count": %d, "fields": {{'
-        )
-
-    def times(self, ts: Sequence[int], context: Context) -> Iterable[Any]:
-        if context.time == "trace":
-            return ts
-        walls = [("null", "null")] * len(ts) if context.wall is None else context.wall.over(ts)
-        both = zip(ts, walls, strict=True)
-        return [f'{at}, "wall_ns": {wall}, "wall_error_ns": {error}' for at, (wall, error) in both]
-
-    def thread(self, pid: int, thread: Thread) -> str:
-        comm = "null" if thread.comm is None else self.text(thread.comm)
-        about = f'"comm_source": {json.dumps(thread.source)}, "tgid": {json.dumps(thread.tgid)}'
-        return f'"pid": {pid}, "comm": {comm}, {about}'
-
-    def field(self, name: str, first: bool) -> str:
-        return _double(f"{'' if first else ', '}{json.dumps(_safe(name))}: ")
-
-    def text(self, value: bytes) -> str:
-        return json.dumps(value.partition(b"\0")[0].decode("utf-8", "replace"))
-
-    def binary(self, value: bytes) -> str:
-        return f'"{value.hex()}"'
-
-    def addresses(self, names: Mapping[int, str], *, is_code: bool, is_one: bool) -> Callable[[Any], str] | None:
-        return None if is_one else self._several
-
-    def _several(self, value: Any) -> str:
-        return self.binary(value) if isinstance(value, bytes) else str(list(value))
-
-    def fields_end(self) -> str:
-        return "}"
-
-    def names(self, values: Mapping[str, Any], symbols: Symbols) -> str:
-        out = ""
-        for key, names in (("symbols", symbols.code), ("strings", symbols.strings)):
-            found = {_safe(field): _lookup(value, names) for field, value in values.items()}
-            found = {field: value for field, value in found.items() if value is not None}
-            if found:
-                out += f', "{key}": {json.dumps(found)}'
-        return out
-
-    def tail(self) -> str:
-        return "}\n"
 
 
 class FieldsRenderer:
@@ -171,26 +137,58 @@ class FieldsRenderer:
     def text(self, value: bytes) -> str:
         return _escape(value.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
 
+    def value(self, field: FieldColumn, kind: FieldKind, symbols: Symbols) -> Callable[[Any], str] | None:
+        value = self._value(field, kind, symbols)
+        form = readable_form(kind, field)
+        if form is None:
+            return value
+
+        def with_form(of: Any) -> str:
+            shown = form(of)
+            return f"{str(of) if value is None else value(of)}{'' if shown is None else f' {shown}'}"
+
+        return with_form
+
+    def _value(self, field: FieldColumn, kind: FieldKind, symbols: Symbols) -> Callable[[Any], str] | None:
+        if kind == "text":
+            return lambda value: FAULT if is_missing(field, value) else self.text(value)
+        if kind in ADDRESSES:
+            return self._addresses(symbols.strings if kind == "string" else symbols.code, is_code=kind != "string")
+        if has_bytes(field):
+            return self.binary if kind != "plain" else lambda value: str(one_byte_numbers(field, value))
+        return plain_words(field, kind, self.binary)
+
     def binary(self, value: bytes) -> str:
         return value.hex()
 
-    def addresses(self, names: Mapping[int, str], *, is_code: bool, is_one: bool) -> Callable[[Any], str] | None:
+    def _addresses(self, names: Mapping[int, str], *, is_code: bool) -> Callable[[Any], str]:
         def one(address: int) -> str:
             name = names.get(address)
             if name is None:
                 return f"{address:#x}"
             return f"{address:#x} {_escape(name)}" if is_code else f"{address:#x} {_quote(name)}"
 
-        def several(value: Any) -> str:
+        def any_of(value: Any) -> str:
+            if isinstance(value, int):
+                return one(value)
             return self.binary(value) if isinstance(value, bytes) else f"[{', '.join(map(one, value))}]"
 
-        return one if is_one else several
+        return any_of
+
+    def readable(self, field: FieldColumn, kind: FieldKind) -> Callable[[Any], str] | None:
+        return None
+
+    def readable_field(self, name: str, first: bool) -> str:
+        return ""
 
     def fields_end(self) -> str:
         return ""
 
-    def names(self, values: Mapping[str, Any], symbols: Symbols) -> str:
+    def apart(self, named: Mapping[str, Any], escaped: Mapping[str, bytes], symbols: Symbols) -> str:
         return ""
+
+    def mark_escaped(self, fields: str, name: str) -> str:
+        return fields
 
     def tail(self) -> str:
         return "\n"
@@ -201,19 +199,21 @@ class FieldsRenderer:
         return f"CPU:{cpu} [{count}]{f' {_escape(cause)}' if cause else ''}\n"
 
 
-def _lookup(value: Any, names: Mapping[int, str]) -> Any:
-    """Gives the name of an address, of each of several, or None where none has one."""
-    if isinstance(value, int):
-        return _named(value, names)
-    if isinstance(value, bytes):
-        return None
-    found = [_named(address, names) for address in value]
-    return found if any(name is not None for name in found) else None
+def one_byte_numbers(field: FieldColumn, value: bytes) -> list[int]:
+    """The numbers of one byte each that a string of bytes holds."""
+    return [byte - 256 if field.signed and byte > 127 else byte for byte in value]
 
 
-def _named(address: int, names: Mapping[int, str]) -> str | None:
-    name = names.get(address)
-    return None if name is None else _safe(name)
+def plain_words(field: FieldColumn, kind: FieldKind, binary: Callable[[bytes], str]) -> Callable[[Any], str] | None:
+    """What prints numbers; None: as Python does."""
+    if field.cls == INT:
+        return None if field.count == 1 or kind not in UNSIGNED else lambda words: str(list(words))
+
+    def words(value: Any) -> str:
+        found = decode_elements(field, value) if isinstance(value, bytes) else value
+        return binary(found) if isinstance(found, bytes) else str(list(found))
+
+    return words
 
 
 def _format_wall(wall_ns: int) -> str:
@@ -232,10 +232,6 @@ def format_second(seconds: int) -> str:
 
 def _quote(text: str) -> str:
     return '"' + _escape(text).replace('"', '\\"') + '"'
-
-
-def _safe(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _escape(text: str) -> str:

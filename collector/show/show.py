@@ -24,8 +24,9 @@ from collector.errors import ArchiveError, SegmentError, UsageError
 from collector.read.segments import Pool, Shown, View
 from collector.read.times import Moment, parse_moment, resolve_moment
 from collector.read.walltime import wall_clock
+from collector.show.json_lines import JsonRenderer
 from collector.show.lines import Line, Selection, render_block
-from collector.show.renderers import Context, FieldsRenderer, JsonRenderer, Renderer, TimeMode
+from collector.show.renderers import Context, FieldsRenderer, Renderer, TimeMode
 
 # Lines a write: few enough that `show | head` ends soon, many enough that writing costs nothing.
 _LINES = 512

@@ -340,9 +340,9 @@ class TracefsDir:
             raise self._error(error, "events", "can't be listed") from error
         return sorted(found)
 
-    def read_event_format(self, system: str, name: str) -> EventFormat:
+    def read_event_format(self, system: str, name: str, word_size: int) -> EventFormat:
         """Raises TracefsMissingError: no such event (a module was unloaded); TracefsFormatError: not as documented."""
-        return parse_event_format(self.read_text(f"events/{system}/{name}/format"), system)
+        return parse_event_format(self.read_text(f"events/{system}/{name}/format"), system, word_size)
 
     def read_event_id(self, system: str, name: str) -> int:
         """The event's number, from its `id` file or, where there is none, from its format."""

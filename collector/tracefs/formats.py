@@ -6,18 +6,22 @@ Grammar of events/SYSTEM/EVENT/format (tabs and newlines as in the file):
     common  = *line            ; the head that all records share, ends with an empty line
     fields  = *line            ; the event's own, ends with an empty line
     line    = TAB "field:" DECL ";" TAB "offset:" N ";" TAB "size:" N ";" [TAB "signed:" 0|1 ";"] NL
-    DECL    = type words, name last, then optional "[dim]"; "__data_loc T[] name" and "__rel_loc T[] name"
-              for data that lies elsewhere in the record
+    DECL    = type words, name last, then optional "[dim]"; "__data_loc T[] name" and "__rel_loc T name[]" for data
+              that lies elsewhere in the record; of a probe's array of strings the dimension stands in the type,
+              "__data_loc char[][3] name"
 
-TEXT runs to the end of the file, newlines included. The C type is not to be believed: syscalls
-say `int fd` for 8 bytes. Offset, size and sign count; the type only tells how arrays divide.
+TEXT runs to the end of the file, newlines included. Of a single number the C type is not to be believed: syscalls
+say `int fd` for 8 bytes; offset, size and sign count. Of an array the type says how it divides, and the declared
+dimension counts only where the type says nothing: kernels have printed `char name[32]` for 64 bytes, and of user
+events `char name[136808104]` for 8. What a field's bytes mean, meaning.py says.
 
-Source: kernel/trace/trace_events.c, f_show(); include/trace/stages/stage4_event_fields.h.
+Source: kernel/trace/trace_events.c, f_show(); include/trace/stages/stage4_event_fields.h; trace_probe.c,
+trace_events_synth.c and trace_events_user.c for the types of events that are made at run time.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from collector.errors import TracefsFormatError
@@ -28,37 +32,30 @@ INTERNAL_SYSTEM = "ftrace"  # records of tracers and markers: they have formats,
 
 INT_SIZES = (1, 2, 4, 8)
 
+# The head's fields that a batch keeps for every event; others of the head are columns of each event.
+HEAD_FIELDS = ("common_type", "common_flags", "common_preempt_count", "common_pid")
+
 # {C element type: bytes}; a long and a pointer are the machine's word.
 _TYPE_SIZES = {
-    "char": 1, "signed char": 1, "unsigned char": 1, "bool": 1, "_Bool": 1, "u8": 1, "s8": 1, "__u8": 1, "__s8": 1,
-    "uint8_t": 1, "int8_t": 1, "short": 2, "short int": 2, "unsigned short": 2, "short unsigned int": 2, "u16": 2,
-    "s16": 2, "__u16": 2, "__s16": 2, "__be16": 2, "__le16": 2, "uint16_t": 2, "int16_t": 2, "int": 4, "unsigned": 4,
-    "unsigned int": 4, "u32": 4, "s32": 4, "__u32": 4, "__s32": 4, "__be32": 4, "__le32": 4, "uint32_t": 4,
-    "int32_t": 4, "gfp_t": 4, "pid_t": 4, "dev_t": 4, "long long": 8, "unsigned long long": 8, "u64": 8, "s64": 8,
+    "char": 1, "signed char": 1, "unsigned char": 1, "bool": 1, "_Bool": 1, "u8": 1, "s8": 1, "x8": 1, "__u8": 1,
+    "__s8": 1, "uint8_t": 1, "int8_t": 1, "short": 2, "short int": 2, "unsigned short": 2, "short unsigned int": 2,
+    "u16": 2, "s16": 2, "x16": 2, "__u16": 2, "__s16": 2, "__be16": 2, "__le16": 2, "uint16_t": 2, "int16_t": 2,
+    "int": 4, "unsigned": 4, "unsigned int": 4, "u32": 4, "s32": 4, "x32": 4, "__u32": 4, "__s32": 4, "__be32": 4,
+    "__le32": 4, "uint32_t": 4, "int32_t": 4, "gfp_t": 4, "pid_t": 4, "dev_t": 4, "long long": 8,
+    "long long int": 8, "unsigned long long": 8, "long long unsigned int": 8, "u64": 8, "s64": 8, "x64": 8,
     "__u64": 8, "__s64": 8, "__be64": 8, "__le64": 8, "uint64_t": 8, "int64_t": 8, "loff_t": 8, "sector_t": 8,
 }  # fmt: skip
 _WORD_TYPES = frozenset(
     {"long", "unsigned long", "long unsigned int", "long int", "size_t", "ssize_t", "uintptr_t", "cpumask_t"}
 )
 
-# Names under which the tracers' own records keep code addresses. user_stack has `caller` too, but of user space.
-_INTERNAL_CODE_FIELDS = frozenset({"ip", "parent_ip", "func", "caller"})
-_USER_STACK = "user_stack"
-
-# Of kprobes, and of uprobes, where they lie in a process; printed as %lx, which the kernel does not follow.
-_PROBE_CODE_FIELDS = frozenset({"__probe_ip", "__probe_func", "__probe_ret_ip"})
-
 _LINE = re.compile(
     r"\s*field:(?P<decl>[^;]*);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);(?:\s*signed:(?P<signed>[01]);)?\s*$"
 )
 _DECL = re.compile(r"^(?P<type>.*?)(?P<name>[A-Za-z_]\w*)\s*(?P<dims>(?:\[[^\]]*\])*)$")
+# The second dimension of a probe's array of strings, in the type, or behind the name.
+_STRING_ARRAY = re.compile(r"(?P<first>\[\]\s*)?\[(?P<count>\d+)\]$")
 _QUALIFIERS = re.compile(r"\b(?:const|volatile)\b")
-_LITERAL = re.compile(r'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_CONVERSION = re.compile(
-    r"%(?:%|[-+ #0]*(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d+))?"
-    r"(?:hh|h|ll|l|z|t|j|L|q)?(?P<kind>[a-zA-Z])(?P<ext>\w*))"
-)
-_MEMBER = re.compile(r"REC\s*\)?\s*->\s*(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,7 @@ class Field:
     cls: FieldClass  # how to decode it
     element_size: int  # int: bytes per element; chars: size; data_loc, rel_loc, tail: bytes per element
     count: int  # int: elements; else 1
+    doubt: str = ""  # how the declaration contradicts itself, and what was believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +84,31 @@ class EventFormat:
     fields: tuple[Field, ...]  # by offset, the common ones included
     print_fmt: str  # without "print fmt: "
     text: str  # the whole file
+    word_size: int  # bytes of the kernel's long
 
     @property
     def name_full(self) -> str:
         """`system:name`, as set_event takes it."""
         return f"{self.system}:{self.name}"
 
+    @property
+    def columns(self) -> tuple[Field, ...]:
+        """The fields that entries of this event keep, by offset: all but the four that every entry has."""
+        return tuple(field for field in self.fields if not (field.common and field.name in HEAD_FIELDS))
 
-def parse_event_format(text: str, system: str, *, word_size: int = 8) -> EventFormat:
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Where the file contradicts itself, and what of it was believed."""
+        return tuple(f"{field.name}: {field.doubt}" for field in self.fields if field.doubt)
+
+
+def parse_event_format(text: str, system: str, word_size: int) -> EventFormat:
     """Parse one format file.
 
     Args:
       text: the whole file.
       system: the folder above the event's, which the file doesn't name.
-      word_size: bytes of the kernel's long, see `PageLayout.commit_size`.
+      word_size: bytes of the kernel's long, see `PageLayout.word_size`.
     Raises:
       TracefsFormatError: a line is not as documented above; it names the line.
     """
@@ -135,7 +144,7 @@ def parse_event_format(text: str, system: str, *, word_size: int = 8) -> EventFo
     if system == INTERNAL_SYSTEM and name == "kernel_stack":
         fields = [_as_open_stack(field) for field in fields]
     _check_tail(fields, f"format of {system}:{name}")
-    return EventFormat(event_id, system, name, tuple(fields), print_fmt, text)
+    return EventFormat(event_id, system, name, tuple(fields), print_fmt, text, word_size)
 
 
 def parse_format_id(text: str) -> int:
@@ -146,44 +155,10 @@ def parse_format_id(text: str) -> int:
     raise TracefsFormatError("no ID line", where="format", expected="ID: NUMBER", got=repr(text[:80]))
 
 
-def common_fields(fmt: EventFormat) -> tuple[Field, ...]:
-    """The fields of the head that all records share, by offset."""
-    return tuple(field for field in fmt.fields if field.common)
-
-
-_STRING_POINTER = re.compile(r"(const )?char \*\s*")
-
-
-def symbol_fields(fmt: EventFormat) -> tuple[str, ...]:
-    """Names of the fields that hold addresses of kernel code, by offset.
-
-    Found from the conversions %ps %pS %pB %pF %pf of the print fmt, and from the names that probes and the
-    tracers' own records use. An archive stores the symbols of just these.
-    """
-    if fmt.system == INTERNAL_SYSTEM and fmt.name == _USER_STACK:
-        return ()
-    names = _PROBE_CODE_FIELDS.union(_printed_as_symbols(fmt.print_fmt))
-    if fmt.system == INTERNAL_SYSTEM:
-        names |= _INTERNAL_CODE_FIELDS
-    return tuple(
-        field.name
-        for field in fmt.fields
-        if field.name in names and not field.common and field.cls in ("int", "tail") and field.element_size >= 4
-    )
-
-
-def string_fields(fmt: EventFormat) -> tuple[str, ...]:
-    """Names of the fields that hold addresses of the kernel's own strings, by offset: those of printk_formats.
-
-    The `const char *` of a system call points into a process instead.
-    """
-    if fmt.system == "syscalls":
-        return ()
-    return tuple(
-        field.name
-        for field in fmt.fields
-        if not field.common and field.cls == "int" and field.count == 1 and _STRING_POINTER.fullmatch(field.type)
-    )
+def element_type(field: Field) -> str:
+    """The C type of a field's elements without qualifiers, arrays and locations: "char" of "const char [16]"."""
+    words = _QUALIFIERS.sub(" ", re.sub(r"\[[^\]]*\]", " ", field.type)).replace("*", " * ").split()
+    return " ".join(word for word in words if word not in _LOCATIONS)
 
 
 def _parse_id(line: str, where: str) -> int:
@@ -205,56 +180,92 @@ def _parse_field(line: str, where: str, *, common: bool, word_size: int) -> Iter
     offset, size, signed = int(match["offset"]), int(match["size"]), match["signed"] == "1"
     shown = ctype + dims
 
-    def field(cls: FieldClass, element_size: int, count: int = 1) -> Field:
-        return Field(name, shown, offset, size, signed, common, cls, element_size, count)
+    def field(cls: FieldClass, element_size: int, count: int = 1, doubt: str = "") -> Field:
+        return Field(name, shown, offset, size, signed, common, cls, element_size, count, doubt)
 
-    for word, cls in _DYNAMIC:
-        if ctype.startswith(word):
-            element_size = _type_size(ctype.removeprefix(word), word_size) or 1
-            if size < 4 or (dims and size % 4):
-                raise TracefsFormatError(f"wrong size of a {word} field", where=where, expected="4", got=str(size))
-            # A synthetic event keeps each field in 8 bytes, a location in the first 4 of them.
-            if not dims or size == 4:
-                yield field(cls, element_size)
-                return
-            # Probes can declare an array of strings: each element is a location of its own.
-            for index in range(size // 4):
-                at = offset + 4 * index
-                yield Field(f"{name}[{index}]", shown, at, 4, signed, common, cls, element_size, 1)
-            return
+    located = next((cls for word, cls in _LOCATIONS.items() if ctype.split()[0] == word), None)
+    if located is not None:
+        yield from _located_fields(field(located, _type_size(ctype, word_size) or 1), where)
+        return
+    known = _type_size(ctype, word_size)
     if size == 0:
-        yield field("tail", _type_size(ctype, word_size) or 1)
+        yield field("tail", known or 1)
         return
-    if dims:
-        each = _array_element_size(ctype, dims, size, word_size)
-        # Bytes stay together: a MAC address or a name as a column per byte would be slower and larger.
-        if each in (2, 4, 8):
-            yield field("int", each, size // each)
-        else:
-            yield field("chars", size)
+    if _is_struct(ctype) or not (dims or size in INT_SIZES):
+        yield field("chars", size)
         return
-    yield field("int", size) if size in INT_SIZES else field("chars", size)
+    if not dims:
+        yield field("int", size)
+        return
+    declared = _declared_count(dims)
+    each, doubt = _element_of_array(known, declared, size)
+    # Bytes stay together: a MAC address or a name as a column per byte would be slower and larger.
+    if each in (2, 4, 8):
+        yield field("int", each, size // each, doubt)
+    else:
+        yield field("chars", size, 1, doubt)
 
 
-_DYNAMIC: tuple[tuple[str, FieldClass], ...] = (("__data_loc", "data_loc"), ("__rel_loc", "rel_loc"))
+_LOCATIONS: dict[str, FieldClass] = {"__data_loc": "data_loc", "__rel_loc": "rel_loc"}
 
 
-def _array_element_size(ctype: str, dims: str, size: int, word_size: int) -> int | None:
-    """Bytes of an element of `T name[N]`; None when neither N nor T tells."""
+def _located_fields(field: Field, where: str) -> Iterator[Field]:
+    """The locations of one declaration: an array of strings, which a probe can have, has one per string."""
+    if field.size < 4:
+        raise TracefsFormatError("wrong size of a location", where=where, expected="4 bytes", got=str(field.size))
+    match = _STRING_ARRAY.search(field.type)
+    count, doubt = int(match["count"]) if match else 0, ""
+    # What user events print behind the name is what was in the kernel's memory, so it must agree with the size. A
+    # synthetic event keeps a location in the first 4 of 8 bytes.
+    if match is None or (match["first"] is None and field.size != 4 * count):
+        yield field
+        return
+    if field.size != 4 * count:
+        doubt = f"{count} locations of 4 bytes are declared in {field.size} bytes; the size is believed"
+        count = field.size // 4
+    for index in range(count):
+        yield replace(field, name=f"{field.name}[{index}]", offset=field.offset + 4 * index, size=4, doubt=doubt)
+
+
+def _declared_count(dims: str) -> int | None:
+    """Elements of `T name[N]` as declared; None where N is no number."""
     count = 1
     for dim in re.findall(r"\[([^\]]*)\]", dims):
         if not dim.strip().isdecimal():
-            known = _type_size(ctype, word_size)
-            return known if known and size % known == 0 else None
+            return None
         count *= int(dim)
-    return size // count if count and size % count == 0 else None
+    return count
+
+
+def _element_of_array(known: int | None, declared: int | None, size: int) -> tuple[int | None, str]:
+    """Bytes of an element, None when nothing tells, and how the declaration contradicts itself.
+
+    Args:
+      known: bytes of the C type, None when it is not known.
+      declared: elements, None when the declaration has no number.
+      size: bytes of all elements.
+    """
+    by_count = size // declared if declared and size % declared == 0 else None
+    if known is None or size % known:
+        if known is None:
+            return by_count, ""
+        return by_count, f"elements of {known} bytes do not fill {size} bytes; the declared number is believed"
+    if declared is None or declared * known == size:
+        return known, ""
+    return known, f"{declared} elements of {known} bytes are declared in {size} bytes; type and size are believed"
+
+
+def _is_struct(ctype: str) -> bool:
+    words = _QUALIFIERS.sub(" ", ctype).split()
+    return "*" not in ctype and words[:1] in (["struct"], ["union"])
 
 
 def _type_size(ctype: str, word_size: int) -> int | None:
-    """Bytes of a C type; None when unknown. `char[]` counts as its element."""
+    """Bytes of a C type; None when unknown. An array, and what lies elsewhere, count as their element."""
     if "*" in ctype:
         return word_size
-    plain = " ".join(_QUALIFIERS.sub(" ", ctype.replace("[]", " ")).split())
+    words = _QUALIFIERS.sub(" ", re.sub(r"\[[^\]]*\]", " ", ctype)).split()
+    plain = " ".join(word for word in words if word not in _LOCATIONS)
     if plain in _WORD_TYPES:
         return word_size
     if plain.startswith("enum "):
@@ -266,7 +277,7 @@ def _as_open_stack(field: Field) -> Field:
     """kernel_stack says caller[8], but the record holds `size` entries up to its end."""
     if field.name != "caller" or field.cls != "int":
         return field
-    return Field(field.name, field.type, field.offset, field.size, field.signed, False, "tail", field.element_size, 1)
+    return replace(field, cls="tail", count=1, doubt="")
 
 
 def _check_tail(fields: list[Field], where: str) -> None:
@@ -276,51 +287,3 @@ def _check_tail(fields: list[Field], where: str) -> None:
                 "a field without a size is not the last one", where=where, expected=f"{fields[-1].name} before it",
                 got=field.name,
             )  # fmt: skip
-
-
-def _printed_as_symbols(print_fmt: str) -> Iterator[str]:
-    """Names of the record's members that a print fmt prints as a symbol."""
-    template, rest = _split_template(print_fmt)
-    arguments = list(_split_arguments(rest))
-    position = 0
-    for match in _CONVERSION.finditer(template):
-        kind = match["kind"]
-        if kind is None:  # "%%"
-            continue
-        position += (match["width"] == "*") + (match["precision"] == "*")
-        if kind == "p" and match["ext"][:1] in tuple("sSBFf") and position < len(arguments):
-            yield from _MEMBER.findall(arguments[position])
-        position += 1
-
-
-def _split_template(print_fmt: str) -> tuple[str, str]:
-    """The adjacent string literals at the start, joined, and what follows them."""
-    parts: list[str] = []
-    at = 0
-    while match := _LITERAL.match(print_fmt, at):
-        parts.append(match[1])
-        at = match.end()
-    return "".join(parts), print_fmt[at:]
-
-
-def _split_arguments(rest: str) -> Iterator[str]:
-    """The arguments behind the template: split at the commas outside of brackets and literals."""
-    depth = 0
-    start: int | None = None
-    at = 0
-    while at < len(rest):
-        char = rest[at]
-        if char == '"' and (literal := _LITERAL.match(rest, at)):
-            at = literal.end()
-            continue
-        if char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-        elif char == "," and depth == 0:
-            if start is not None:
-                yield rest[start:at]
-            start = at + 1
-        at += 1
-    if start is not None:
-        yield rest[start:]

@@ -37,6 +37,11 @@ class PageLayout:
     data_size: int  # capacity for events
 
     @property
+    def word_size(self) -> int:
+        """Bytes of the kernel's long, and of its pointers."""
+        return self.commit_size
+
+    @property
     def subbuf_size(self) -> int:
         """Bytes of a whole sub-buffer: what one read gives at most."""
         return self.data_offset + self.data_size

@@ -32,6 +32,7 @@ from collector.archive.objects import (
 from collector.batch import MODE_RAW
 from collector.errors import SegmentError
 from collector.read.lookup import Names
+from collector.read.meaning import column_kinds
 from collector.read.rows import RowEncoder, RowKind, pack_text
 from collector.read.symbols import Symbols
 from collector.read.walltime import WallClock
@@ -79,7 +80,6 @@ class RecordBuilder:
         self._encoder = RowEncoder()
         self._formats: dict[bytes, FormatObject] = {}  # in the order of their last use
         self._kinds: dict[tuple[bytes, int], RowKind] = {}  # {(format id, mode): layout}
-        self._named = Symbols()  # knows which fields hold addresses
         self._epoch = _Epoch()
         self._to_learn: Sequence[Parcel] = ()  # anew, before the next parcel
 
@@ -219,19 +219,16 @@ class RecordBuilder:
             raise SegmentError(f"block: format {format_id.hex()} was not sent before it")
         found = self._kinds.get((format_id, mode))
         if found is None:
-            found = self._kinds[format_id, mode] = build_kind(of, self._named, is_raw=mode == MODE_RAW)
+            found = self._kinds[format_id, mode] = build_kind(of, is_raw=mode == MODE_RAW)
         return found
 
 
-def build_kind(of: FormatObject, symbols: Symbols, *, is_raw: bool) -> RowKind:
+def build_kind(of: FormatObject, *, is_raw: bool) -> RowKind:
     """Gives the layout of an event's rows."""
-    addresses = symbols.fields(of)
-    columns = []
-    for column in of.columns:
-        # Without the C types nobody knows; what is fixed in length is then most likely a name.
-        is_text = column.name in of.text_fields or (not of.text and column.cls == "chars")
-        naming = "code" if column.name in addresses.code else "strings" if column.name in addresses.strings else ""
-        columns.append((column.name, column.cls, column.size, column.signed, column.count, is_text, naming))
+    columns = [
+        (column.name, column.cls, column.size, column.signed, column.count, kind)
+        for column, kind in zip(of.columns, column_kinds(of), strict=True)
+    ]
     return RowKind(of.full_name, columns, is_raw=is_raw)
 
 

@@ -22,7 +22,6 @@ from collector.archive.objects import FormatObject, build_object, parse_format, 
 from collector.batch import Missed
 from collector.errors import SegmentError
 from tests.archive.encoder import (
-    EVERY,
     EVERY_ID,
     FORMATS,
     PLAIN_ID,
@@ -32,7 +31,6 @@ from tests.archive.encoder import (
     encode_fixed,
     encode_integers,
     encode_variable,
-    every_row,
     make_rows,
 )
 
@@ -193,9 +191,3 @@ def test_a_few_bytes_cannot_become_gigabytes() -> None:
     for size in (9, MAX_DECODED_BYTES + 1, 2**63):
         with pytest.raises(SegmentError):
             decode_block(pack({**block, "cols": bomb, "size": size}), FOUND)
-
-
-def test_text_fields_are_the_char_ones() -> None:
-    assert FOUND[EVERY_ID].text_fields == {"name", "path"}
-    assert EVERY["columns"][6][0] == "blob"
-    assert every_row(1)["blob"] == bytes((1, 0, 255))

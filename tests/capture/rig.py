@@ -71,7 +71,7 @@ MALFORMED = made.build_page(b"", commit=5000)
 
 @cache
 def made_formats() -> dict[int, EventFormat]:
-    return {f.id: f for f in (parse_event_format(text, system) for (system, _), text in made.FORMATS.items())}
+    return {f.id: f for f in (parse_event_format(text, system, 8) for (system, _), text in made.FORMATS.items())}
 
 
 @contextmanager

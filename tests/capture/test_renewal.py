@@ -14,9 +14,9 @@ from tests.capture.rig import Rig, as_ring, blocks_of, made_formats, make_stats
 from tests.pages import as_file
 
 PROBE = 510
-OLD = parse_event_format(made.format_text("one", PROBE, ("u64 a", 8, 8, 0)), "probes")
-NEW = parse_event_format(made.format_text("two", PROBE, ("u16 b", 8, 2, 0), ("u32 c", 12, 4, 0)), "probes")
-LATER = parse_event_format(made.format_text("later", 511, ("u64 a", 8, 8, 0)), "probes")
+OLD = parse_event_format(made.format_text("one", PROBE, ("u64 a", 8, 8, 0)), "probes", 8)
+NEW = parse_event_format(made.format_text("two", PROBE, ("u16 b", 8, 2, 0), ("u32 c", 12, 4, 0)), "probes", 8)
+LATER = parse_event_format(made.format_text("later", 511, ("u64 a", 8, 8, 0)), "probes", 8)
 BODY = struct.pack("<HHI", 1, 0, 2)  # a=0x200000001 by the old format, b=1 c=2 by the new
 
 

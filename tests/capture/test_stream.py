@@ -38,6 +38,7 @@ EMPTY = made.build_page(b"")
 CALLED = parse_event_format(
     made.format_text("called", 510, ("unsigned long ip", 8, 8, 0)).replace('fmt: ""', 'fmt: "%pS", (void *)REC->ip'),
     "made",
+    8,
 )
 
 

@@ -23,7 +23,7 @@ from tests import pages as made
 
 
 def plan_of(name: str) -> EventPlan:
-    return build_event_plan(parse_event_format(made.FORMATS["made", name], "made"))
+    return build_event_plan(parse_event_format(made.FORMATS["made", name], "made", 8))
 
 
 def layout(data_size: int = 4080) -> PageLayout:
@@ -73,13 +73,13 @@ def test_fixed_size_ends_with_the_last_field_that_every_record_has(name: str) ->
 
 def test_columns_are_in_the_order_of_their_offsets() -> None:
     text = made.format_text("mixed", 600, ("u32 late", 16, 4, 0), ("u64 early", 8, 8, 0))
-    assert [c.name for c in build_event_plan(parse_event_format(text, "made")).columns] == ["early", "late"]
+    assert [c.name for c in build_event_plan(parse_event_format(text, "made", 8)).columns] == ["early", "late"]
 
 
 def test_fields_that_are_printed_as_places_in_the_kernel_are_addresses() -> None:
     text = made.format_text("called", 601, ("void * caller", 8, 8, 0), ("u64 other", 16, 8, 0))
     text = text.replace('fmt: ""', 'fmt: "%pS %llu", REC->caller, REC->other')
-    columns = build_event_plan(parse_event_format(text, "made")).columns
+    columns = build_event_plan(parse_event_format(text, "made", 8)).columns
     assert [(c.name, c.is_address) for c in columns] == [("caller", True), ("other", False)]
 
 
@@ -88,6 +88,7 @@ def test_format_object_lists_the_columns_as_segments_do() -> None:
     assert plan.format_object() == {
         "id": 504, "system": "made", "name": "tailed", "text": made.FORMATS["made", "tailed"],
         "columns": [["ip", "int", 8, False, 1], ["buf", "tail", 1, plan.columns[1].signed, 1]],
+        "kinds": ["plain", "text"], "word": 8,
     }  # fmt: skip
 
 
@@ -99,19 +100,19 @@ def test_id_without_a_format_has_no_column_and_a_name_that_says_so() -> None:
 def test_field_where_no_record_reaches_is_refused() -> None:
     text = made.format_text("far", 602, ("u32 value", 99999999999, 4, 0))
     with pytest.raises(TracefsFormatError, match=r"events/made/far/format: fields behind the end of any record"):
-        build_event_plan(parse_event_format(text, "made"))
+        build_event_plan(parse_event_format(text, "made", 8))
 
 
 # ---- the head of all records
 
 
 def test_common_head_is_read_from_a_format() -> None:
-    assert common_head(parse_event_format(made.FORMATS["made", "bare"], "made")) == CommonHead(0, 2, 3, 4, 8)
+    assert common_head(parse_event_format(made.FORMATS["made", "bare"], "made", 8)) == CommonHead(0, 2, 3, 4, 8)
 
 
 def test_common_head_may_be_laid_out_otherwise() -> None:
     text = made.FORMATS["made", "bare"].replace("offset:4;\tsize:4", "offset:8;\tsize:4")
-    assert common_head(parse_event_format(text, "made")) == CommonHead(0, 2, 3, 8, 12)
+    assert common_head(parse_event_format(text, "made", 8)) == CommonHead(0, 2, 3, 8, 12)
 
 
 @pytest.mark.parametrize("name", ["common_type", "common_flags", "common_preempt_count", "common_pid"])
@@ -121,7 +122,7 @@ def test_common_head_that_is_not_usable_is_named(name: str, how: str) -> None:
     at = next(i for i, line in enumerate(lines) if f" {name};" in line)
     lines[at] = "" if how == "missing" else lines[at].split("size:")[0] + "size:8;\tsigned:0;\n"
     with pytest.raises(TracefsFormatError, match=rf"events/made/bare/format: field {name} is not usable; expected"):
-        common_head(parse_event_format("".join(lines), "made"))
+        common_head(parse_event_format("".join(lines), "made", 8))
 
 
 # ---- what the decoder takes

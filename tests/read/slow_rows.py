@@ -18,6 +18,7 @@ from collector.archive.objects import (
     parse_object,
 )
 from collector.batch import MODE_RAW
+from collector.read.meaning import UNSIGNED, column_kinds, cut_stack, readable_form
 from collector.read.symbols import Symbols
 from collector.read.walltime import WallClock
 from sinks.contract.base import Parcel
@@ -41,21 +42,27 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def value_of(column: FieldColumn, value: Any, is_text: bool) -> Any:
+def value_of(column: FieldColumn, value: Any, kind: str) -> Any:
     """What a row says of a field: from what the reader in Python gives."""
-    if column.cls == "chars":
-        return text_or_bytes(value) if is_text else value
-    if column.cls == "int":
-        if column.size > 8:
-            values = [value] if isinstance(value, int) else value
-            return b"".join((v % (1 << 8 * column.size)).to_bytes(column.size, "little") for v in values)
-        return value
-    if column.size == 1:
-        return text_or_bytes(value) if is_text else value
-    if column.size > 8 or len(value) % column.size:
-        return value
+    signed = column.signed and kind not in UNSIGNED
     size = column.size
-    return [int.from_bytes(value[i : i + size], "little", signed=column.signed) for i in range(0, len(value), size)]
+    if column.cls == "int":
+        if size > 8:
+            values = [value] if isinstance(value, int) else value
+            return b"".join((v % (1 << 8 * size)).to_bytes(size, "little") for v in values)
+        if signed == column.signed:
+            return value
+        return value % (1 << 8 * size) if isinstance(value, int) else [v % (1 << 8 * size) for v in value]
+    if column.cls == "chars" or size == 1:
+        if kind == "plain":
+            return [v - 256 if signed and v > 127 else v for v in value]
+        if kind == "text":
+            return None if not value and column.cls in ("data_loc", "rel_loc") else text_or_bytes(value)
+        return value
+    if size > 8 or len(value) % size:
+        return value
+    words = [int.from_bytes(value[i : i + size], "little", signed=signed) for i in range(0, len(value), size)]
+    return list(cut_stack(words)) if kind == "stack" else words
 
 
 class SlowRows:
@@ -156,23 +163,32 @@ class SlowRows:
         of = entry.format
         if entry.mode == MODE_RAW:
             return {**record, "fields": entry.fields}
-        columns = list(zip(of.columns, entry.kind.columns, strict=True))
-        fields = {
-            readable(c.name): value_of(
-                c, values[entry.row], c.name in of.text_fields or (not of.text and c.cls == "chars")
-            )
-            for c, values in columns
-        }
+        kinds = column_kinds(of)
+        columns = list(zip(of.columns, kinds, entry.kind.columns, strict=True))
+        fields = {readable(c.name): value_of(c, values[entry.row], kind) for c, kind, values in columns}
         record["fields"] = fields
-        addresses = self.symbols.fields(of)
+        forms = {
+            readable(c.name): form(unsigned(c, values[entry.row], kind))
+            for c, kind, values in columns
+            if (form := readable_form(kind, c)) is not None
+        }
+        if forms:
+            record["readable"] = forms
         for key, wanted, names in (
-            ("symbols", addresses.code, self.symbols.code), ("strings", addresses.strings, self.symbols.strings),
+            ("symbols", ("address", "stack"), self.symbols.code), ("strings", ("string",), self.symbols.strings),
         ):  # fmt: skip
-            found = {readable(name): named(fields[readable(name)], names) for name in fields if name in wanted}
+            found = {
+                readable(c.name): named(fields[readable(c.name)], names) for c, kind, _ in columns if kind in wanted
+            }
             found = {name: value for name, value in found.items() if value is not None}
             if found:
                 record[key] = found
         return record
+
+
+def unsigned(column: FieldColumn, value: Any, kind: str) -> Any:
+    """What a readable form is made of: bytes, a number, or words."""
+    return value_of(column, value, kind) if kind in UNSIGNED else value
 
 
 def named(value: Any, names: Mapping[int, str]) -> Any:

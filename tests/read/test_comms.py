@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,12 @@ def test_instances_share_mentions_where_they_share_the_clock(tmp_path: Path) -> 
     assert names(path) == [("told", "event"), (None, None)]
 
 
+def unescape(text: str) -> bytes:
+    """The bytes of a text that JSON calls escaped."""
+    escape = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
+    return escape.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", text.encode())
+
+
 HOSTILE = [
     b"a\nb-1 [000] 1.0", b"x [000] 1.5: s:", b'"}\n{"pid": 1', b"\x1b[2J\x1b]0;t\x07", b"\xff\xfe\xc0\x80",
     b"%s%n%(a)d",
@@ -166,9 +173,8 @@ def test_no_name_forges_a_record_or_steers_a_terminal(tmp_path: Path, comm: byte
         for line, pid in zip(lines, (7, 7, 7, 9), strict=False):
             if form == "json":
                 entry = json.loads(line)
-                assert (entry["pid"], entry["cpu"], entry["comm"]) == (
-                    pid, 0, comm[:16].decode("utf-8", "replace"),
-                )  # fmt: skip
+                told = unescape(entry["comm"]) if "common_comm" in entry.get("escaped", ()) else entry["comm"].encode()
+                assert (entry["pid"], entry["cpu"], told) == (pid, 0, comm[:16])
             else:
                 # The first " [" is the CPU's; what is before it ends with the thread's id.
                 head, _, rest = line.partition(" [")

@@ -15,6 +15,7 @@ from collector.archive.objects import build_object
 from collector.batch import StreamKey
 from collector.errors import SegmentError
 from collector.read.lookup import Names
+from collector.tracefs.meaning import KINDS
 from sinks.contract.base import Parcel
 from sinks.forward.records import RecordBuilder
 from tests.archive.encoder import RUN, encode_array, encode_fixed, encode_integers, encode_variable, to_bytes
@@ -38,13 +39,18 @@ T = TypeVar("T")
 texts = st.one_of(
     st.binary(max_size=40), st.text(max_size=20).map(str.encode),
     st.sampled_from([b"", b"\0", b"a\0\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82",
-                     b"\xff" * 9, "ab\u20ac\U0001f600".encode(), b"x" * 300, b"12345678\xc3\xa4"]),
+                     b"\xff" * 9, bytes(16), b"\0" * 10 + b"\xff\xff\x7f\0\0\1", b"\x20\1\r\xb8" + bytes(10) + b"\0\1",
+                     b"\2\0\0\x50\x7f\0\0\1", b"\x0a\0\x1f\x90" + bytes(19) + b"\1", b"\2" + bytes(15),
+                     b"\2" + bytes(7) + b"\x81" + bytes(7) + b"\x82" + bytes(15),
+                     "ab\u20ac\U0001f600".encode(), b"x" * 300, b"12345678\xc3\xa4"]),
 )  # fmt: skip
 
 
 # Made once: hypothesis takes longer to make one of these than to draw from it.
 _class = st.sampled_from(["int", "int", "chars", "data_loc", "tail"])
 _name = st.integers(0, 10**6)
+_kind = st.sampled_from([*KINDS, "", "of a later version"])
+_chars_size = st.sampled_from([8, 4, 6, 16, 28])
 _int_size, _tail_size = st.sampled_from([1, 2, 4, 8, 3]), st.sampled_from([2, 4, 8, 16])
 _flag, _count = st.booleans(), st.integers(0, 3)
 _fixed_form, _array_form, _variable_form = st.integers(0, 3), st.sampled_from([0, 1, 3, 6]), st.sampled_from([0, 4, 5])
@@ -89,10 +95,11 @@ def columns(draw: st.DrawFn, n: int) -> tuple[list[Any], str, Any]:
         return [name, cls, size, signed, count], C_TYPES[cls, False].format(name=name), encoded
     is_text = draw(_flag)
     if cls == "chars":
-        strings = [raw[:8].ljust(8, b"\0") for raw in draw(exactly(n, texts))]
+        size = draw(_chars_size)
+        strings = [raw[:size].ljust(size, b"\0") for raw in draw(exactly(n, texts))]
         form = draw(_fixed_form) if n else 1
-        encoded = encode_fixed(strings[:1] * n if form == 0 else strings, 8, form)
-        return [name, cls, 8, False, 1], C_TYPES[cls, is_text].format(name=name), encoded
+        encoded = encode_fixed(strings[:1] * n if form == 0 else strings, size, form)
+        return [name, cls, size, draw(_flag), 1], C_TYPES[cls, is_text].format(name=name), encoded
     strings = draw(exactly(n, texts))
     form = draw(_variable_form)
     encoded = encode_variable(strings[:1] * n if form == 0 else strings, form)
@@ -102,7 +109,7 @@ def columns(draw: st.DrawFn, n: int) -> tuple[list[Any], str, Any]:
             C_TYPES[cls, False].format(name=name),
             encoded,
         )
-    return [name, cls, 1, False, 1], C_TYPES[cls, is_text].format(name=name), encoded
+    return [name, cls, 1, draw(_flag), 1], C_TYPES[cls, is_text].format(name=name), encoded
 
 
 @st.composite
@@ -114,6 +121,8 @@ def blocks(draw: st.DrawFn) -> tuple[list[Parcel], dict[str, Any]]:
         found = draw(some_columns(n))
         text = f"name: e{at}\nID: {at}\nformat:\n" + "".join(declared for _, declared, _ in found)
         of = {"id": at, "system": "made", "name": f"e{at}", "columns": [row for row, _, _ in found], "text": text}
+        if draw(_flag):
+            of["kinds"] = draw(exactly(len(found), _kind))
         format_id, body = build_object("format", of)
         is_raw = draw(_flag)
         objects.append(parcel_of(Kind.OBJECT, body, RUN))

@@ -64,7 +64,7 @@ def test_json_has_every_field_of_every_entry_in_order_of_time(tmp_path: Path) ->
                 **row,
                 "name": row["name"].rstrip(b"\0").decode(),
                 "path": row["path"].rstrip(b"\0").decode(),
-                "blob": row["blob"].hex(),
+                "blob": list(row["blob"]),
             }
         assert entry == {
             "ts_ns": entry["ts_ns"],
@@ -118,9 +118,10 @@ def test_text_of_traced_programs_steers_nothing(tmp_path: Path) -> None:
         assert line.startswith(r"a\x1b\x5b2J\x0a\xff%s-9 [000] 0.000000005: made:every: ")
         assert r" name=%d\x9b\\\x0d\xe9 path=é\u2028 list" in line
     for entry in show_json(path):
-        assert entry["comm"] == "a\x1b[2J\n\ufffd%s"
-        assert entry["fields"]["name"] == "%d\ufffd\\\r\ufffd"
+        assert entry["comm"] == "a\x1b[2J\n\\xff%s"
+        assert entry["fields"]["name"] == "%d\\x9b\\\\\r\\xe9"
         assert entry["fields"]["path"] == "é\u2028"
+        assert entry["escaped"] == ["common_comm", "name"]
 
 
 def test_output_that_cannot_take_a_character_gets_it_escaped(tmp_path: Path) -> None:

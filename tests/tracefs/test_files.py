@@ -25,7 +25,7 @@ def test_a_recorded_tree_reads_like_the_real_one(tmp_path: Path) -> None:
     assert tree.list_events() == [("irq", "irq_entry"), ("sched", "sched_switch")]
     assert tree.list_events("sched:*") == [("sched", "sched_switch")]
     assert tree.list_events("nope:*") == []
-    assert tree.read_event_format("sched", "sched_switch").id == 300
+    assert tree.read_event_format("sched", "sched_switch", 8).id == 300
     with pytest.raises(UsageError, match="sched_switch"):
         tree.match_events(["sched:sched_swich"])
 
@@ -91,8 +91,8 @@ def test_a_file_of_what_is_being_removed_is_a_missing_one(tmp_path: Path, monkey
 
     monkeypatch.setattr(Path, "read_bytes", read)
     with pytest.raises(TracefsMissingError, match="ENODEV"):
-        tree.read_event_format("sched", "sched_switch")
-    assert FormatIndex(tree).get(300) is None
+        tree.read_event_format("sched", "sched_switch", 8)
+    assert FormatIndex(tree, 8).get(300) is None
 
 
 def test_a_value_is_one_write_without_truncation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_missing_tracefs_says_how_to_mount_it(tmp_path: Path, monkeypatch: pyt
 def test_formats_are_read_when_their_id_turns_up(tmp_path: Path) -> None:
     tree = make_recorded_tree(tmp_path)
     now_s = 0.0
-    index = FormatIndex(tree, lambda: now_s)
+    index = FormatIndex(tree, 8, lambda: now_s)
     assert [fmt.name for fmt in index.internal()] == ["print"]
     found = index.get(300)
     assert found is not None
@@ -203,7 +203,7 @@ def test_a_format_that_can_not_be_read_is_noted(tmp_path: Path) -> None:
         tmp_path / "tracefs",
         {"events/bad/ev/format": "name: ev\nID: 77\nformat:\n\tfield:?\n", "events/bad/no/id": "x"},
     )
-    index = FormatIndex(tree)
+    index = FormatIndex(tree, 8)
     assert index.get(77) is None
     assert "line 4" in index.unreadable["bad", "ev"]
     assert "not an event id" in index.unreadable["bad", "no"]
@@ -217,10 +217,10 @@ def test_recorded_kernels(recorded_case: Callable[[str], Path], case: str) -> No
     assert tree.read_layout().subbuf_size == (16384 if "subbuf16" in case else 4096)
     assert sum(tree.read_stats(cpu).entries for cpu in tree.possible_cpus()) == 0
     assert tree.read_saved_cmdlines()
-    index = FormatIndex(tree)
+    index = FormatIndex(tree, 8)
     assert "kernel_stack" in {fmt.name for fmt in index.internal()}
     for system, name in tree.list_events():
-        fmt = tree.read_event_format(system, name)
+        fmt = tree.read_event_format(system, name, 8)
         assert index.get(fmt.id) == fmt
     assert not index.unreadable
 
@@ -234,8 +234,8 @@ def test_the_live_tree(tracefs: Path) -> None:
     events = tree.match_events(["sched:sched_sw*", "sched_switch"])
     assert ("sched", "sched_switch") in events
     assert all(system != "ftrace" for system, _ in tree.list_events())
-    index = FormatIndex(tree)
-    fmt = tree.read_event_format("sched", "sched_switch")
+    index = FormatIndex(tree, 8)
+    fmt = tree.read_event_format("sched", "sched_switch", 8)
     assert index.get(fmt.id) == fmt
     assert index.get(65535) is None
     cpu = tree.online_cpus()[0]

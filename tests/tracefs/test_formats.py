@@ -9,10 +9,8 @@ from collector.errors import TracefsFormatError
 from collector.tracefs.formats import (
     EventFormat,
     Field,
-    common_fields,
     parse_event_format,
     parse_format_id,
-    symbol_fields,
 )
 
 HEAD = (
@@ -26,7 +24,7 @@ HEAD = (
 
 def make(*fields: str, name: str = "ev", print_fmt: str = '"x"', system: str = "sys") -> EventFormat:
     lines = "".join(f"\tfield:{field}\n" for field in fields)
-    return parse_event_format(f"name: {name}\nID: 300\nformat:\n{HEAD}{lines}\nprint fmt: {print_fmt}\n", system)
+    return parse_event_format(f"name: {name}\nID: 300\nformat:\n{HEAD}{lines}\nprint fmt: {print_fmt}\n", system, 8)
 
 
 def only(field: str, **keywords: str) -> Field:
@@ -43,7 +41,7 @@ def test_a_whole_file() -> None:
     )
     assert (fmt.id, fmt.name_full) == (300, "sched:sched_switch")
     assert fmt.print_fmt == '"prev_comm=%s",\nREC->prev_comm'
-    assert [field.name for field in common_fields(fmt)] == [
+    assert [field.name for field in fmt.fields if field.common] == [
         "common_type",
         "common_flags",
         "common_preempt_count",
@@ -80,6 +78,17 @@ def test_a_whole_file() -> None:
         ("u32 buf[];\toffset:16;\tsize:0;\tsigned:0;", "tail", 4, 1),
         ("char buf[];\toffset:16;\tsize:0;\tsigned:0;", "tail", 1, 1),
         ("unsigned long args[];\toffset:16;\tsize:0;\tsigned:0;", "tail", 8, 1),
+        # What the kernel's own printers make of fields that are defined at run time.
+        ("__data_loc unsigned long[] stack;\toffset:24;\tsize:8;\tsigned:1;", "data_loc", 8, 1),
+        ("__rel_loc char msg[];\toffset:16;\tsize:4;\tsigned:1;", "rel_loc", 1, 1),
+        ("__rel_loc char msg[134705152];\toffset:16;\tsize:4;\tsigned:1;", "rel_loc", 1, 1),
+        ("char comm[];\toffset:24;\tsize:16;\tsigned:1;", "chars", 16, 1),
+        ("u8 x8a[];\toffset:16;\tsize:4;\tsigned:0;", "chars", 4, 1),
+        ("u64 x64a[];\toffset:16;\tsize:32;\tsigned:0;", "int", 8, 4),
+        ("u8 raw[20];\toffset:12;\tsize:1;\tsigned:0;", "chars", 1, 1),
+        ("struct mystruct s;\toffset:16;\tsize:20;\tsigned:1;", "chars", 20, 1),
+        ("struct small s;\toffset:16;\tsize:8;\tsigned:1;", "chars", 8, 1),
+        ("const struct small * s;\toffset:16;\tsize:8;\tsigned:0;", "int", 8, 1),
     ],
 )
 def test_classes(line: str, cls: str, element_size: int, count: int) -> None:
@@ -99,6 +108,41 @@ def test_an_array_of_strings_is_a_field_per_string() -> None:
         ("arg1[0]", 16, 4, "data_loc"),
         ("arg1[1]", 20, 4, "data_loc"),
     ]
+
+
+def test_an_array_of_strings_with_its_number_in_the_type_is_one_too() -> None:
+    fmt = make("__data_loc char[][3] names;\toffset:16;\tsize:12;\tsigned:1;",
+               "__data_loc char[][1] one;\toffset:28;\tsize:4;\tsigned:1;")  # fmt: skip
+    assert [(f.name, f.offset, f.size, f.cls) for f in fmt.fields[4:]] == [
+        ("names[0]", 16, 4, "data_loc"), ("names[1]", 20, 4, "data_loc"), ("names[2]", 24, 4, "data_loc"),
+        ("one[0]", 28, 4, "data_loc"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "cls", "element_size", "count", "doubt"),
+    [
+        ("char name[32];\toffset:16;\tsize:64;\tsigned:0;", "chars", 64, 1, "name: 32 elements of 1 bytes"),
+        ("char b[136808104];\toffset:16;\tsize:8;\tsigned:1;", "chars", 8, 1, "b: 136808104 elements of 1 bytes"),
+        ("u32 v[4];\toffset:16;\tsize:8;\tsigned:0;", "int", 4, 2, "v: 4 elements of 4 bytes"),
+        ("u64 v[3];\toffset:16;\tsize:12;\tsigned:0;", "int", 4, 3, "v: elements of 8 bytes do not fill 12 bytes"),
+        ("__data_loc char[][3] n;\toffset:16;\tsize:8;\tsigned:1;", "data_loc", 1, 1, "n[0]: 3 locations"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_told(
+    line: str, cls: str, element_size: int, count: int, doubt: str
+) -> None:
+    fmt = make(line)
+    assert (fmt.fields[-1].cls, fmt.fields[-1].element_size, fmt.fields[-1].count) == (cls, element_size, count)
+    assert fmt.doubts[0].startswith(doubt)
+    assert "believed" in fmt.doubts[0]
+
+
+def test_what_else_stands_in_the_head_is_a_column_of_each_event() -> None:
+    lazy = "\tfield:unsigned char common_preempt_lazy_count;\toffset:8;\tsize:1;\tsigned:0;\n"
+    text = f"name: e\nID: 1\nformat:\n{HEAD[:-1]}{lazy}\n\tfield:int common;\toffset:12;\tsize:4;\tsigned:1;\n"
+    fmt = parse_event_format(text, "s", 8)
+    assert [field.name for field in fmt.columns] == ["common_preempt_lazy_count", "common"]
 
 
 def test_kernel_stack_runs_to_the_end_of_the_record_but_user_stack_does_not() -> None:
@@ -139,52 +183,7 @@ def test_a_tail_that_is_not_last_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "name: x\n", "name: x\nID: 70000\nformat:\n", "ID: y\n", "rubbish\n"])
 def test_a_file_that_is_no_format(text: str) -> None:
     with pytest.raises(TracefsFormatError):
-        parse_event_format(text, "s")
-
-
-IP = "unsigned long ip;\toffset:8;\tsize:8;\tsigned:0;"
-PTR = "const void * ptr;\toffset:16;\tsize:8;\tsigned:0;"
-NAME = "__data_loc char[] name;\toffset:24;\tsize:4;\tsigned:0;"
-
-
-@pytest.mark.parametrize(
-    ("print_fmt", "expected"),
-    [
-        ('"call_site=%pS ptr=%p name=%s", (void *)REC->ip, REC->ptr, __get_str(name)', ("ip",)),
-        ('"%p %ps", REC->ip, REC->ptr', ("ptr",)),
-        ('"100%% %.*s %pS", 4, __get_str(name), REC->ip', ("ip",)),
-        ('"%*d %pB" " and %pSR", 3, 4, REC->ip, REC->ptr', ("ip", "ptr")),
-        ('"%s %ps", __print_symbolic(REC->ptr, { 1, "a, (b" }, { 2, "c\\"" }), (void *)REC->ip', ("ip",)),
-        ('"%ps", __builtin_extract_return_addr((REC)->ptr)', ("ptr",)),
-        # Fewer arguments than conversions, and a text that is no literal: nothing is known.
-        ('"%ps %ps", REC->ip', ("ip",)),
-        ("fmt, REC->ip", ()),
-        # A name is no address.
-        ('"%ps", __get_str(name)', ()),
-        ('"%ps", REC->name', ()),
-    ],
-)
-def test_symbol_fields_are_those_printed_as_symbols(print_fmt: str, expected: tuple[str, ...]) -> None:
-    assert symbol_fields(make(IP, PTR, NAME, print_fmt=print_fmt)) == expected
-
-
-def test_symbol_fields_of_probes() -> None:
-    fields = [
-        f"unsigned long {name};\toffset:{8 + 8 * at};\tsize:8;\tsigned:0;"
-        for at, name in enumerate(("__probe_func", "__probe_ret_ip", "ret"))
-    ]
-    found = symbol_fields(make(*fields, print_fmt='"(%lx <- %lx) ret=%ld", REC->__probe_func, REC->__probe_ret_ip'))
-    assert found == ("__probe_func", "__probe_ret_ip")
-
-
-def test_symbol_fields_of_the_tracers_records() -> None:
-    caller = "unsigned long caller[8];\toffset:16;\tsize:64;\tsigned:0;"
-    parent = "unsigned long parent_ip;\toffset:16;\tsize:8;\tsigned:0;"
-    assert symbol_fields(make(IP, parent, system="ftrace", name="function")) == ("ip", "parent_ip")
-    assert symbol_fields(make(caller, system="ftrace", name="kernel_stack")) == ("caller",)
-    assert symbol_fields(make(caller, system="ftrace", name="user_stack", print_fmt='"%ps", REC->caller[0]')) == ()
-    func = "char func[31];\toffset:12;\tsize:31;\tsigned:0;"
-    assert symbol_fields(make(func, system="ftrace", name="branch")) == ()
+        parse_event_format(text, "s", 8)
 
 
 @pytest.mark.parametrize("case", ["6.1/kprobe", "6.12/module_events", "6.18/mix"])
@@ -192,9 +191,9 @@ def test_recorded_formats_cover_their_records(recorded_case: Callable[[str], Pat
     paths = sorted(recorded_case(case).glob("**/tracefs/events/*/*/format"))
     assert paths
     for path in paths:
-        fmt = parse_event_format(path.read_text(), path.parts[-3])
+        fmt = parse_event_format(path.read_text(), path.parts[-3], 8)
         assert fmt.name == path.parts[-2]
-        assert [field.offset for field in common_fields(fmt)] == [0, 2, 3, 4]
+        assert [field.offset for field in fmt.fields if field.common] == [0, 2, 3, 4]
         assert all(field.cls == "tail" or field.size > 0 for field in fmt.fields)
 
 
@@ -207,6 +206,6 @@ def test_every_format_of_the_live_kernel(tracefs: Path) -> None:
             text = path.read_text()
         except FileNotFoundError:  # an event of a probe that was removed meanwhile
             continue
-        fmt = parse_event_format(text, path.parts[-3])
+        fmt = parse_event_format(text, path.parts[-3], 8)
         assert fmt.id == parse_format_id(text)
         assert fmt.fields[0].name == "common_type"
