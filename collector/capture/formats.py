@@ -5,6 +5,7 @@ so it clears the rings of each instance where the old one was ever on. So what a
 ring to the next; an **edition** is what the ids meant in between.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from collector.decode.plan import EventPlan, build_event_plan, build_unknown_plan
 from collector.decode.ring import Plan
 from collector.tracefs.formats import EventFormat
+
+logger = logging.getLogger(__name__)
 
 BuildObject = Callable[[dict[str, object]], tuple[bytes, bytes]]
 
@@ -119,6 +122,11 @@ class FormatBook:
 
     def _keep(self, event: EventPlan) -> bytes:
         object_id, body = self._build_object(event.format_object())
+        if event.doubts and object_id not in self._bodies:
+            logger.warning(
+                "the format of %s:%s contradicts itself, no byte is lost: %s",
+                event.system, event.name, "; ".join(event.doubts),
+            )  # fmt: skip
         self._bodies[object_id] = body
         return object_id
 
