@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -136,6 +137,36 @@ def test_block_says_what_it_holds() -> None:
     assert (head.first_ts, head.last_ts, head.raw_bytes) == (1000, 1003, 16 + len(data))
     assert (head.gaps, head.kinds, head.codec) == (block.gaps, block.kinds, "none")
     assert [row[:2] for row in rig.rows([block])] == [(1000, 505), (1001, 510), (1002, 505), (1003, 501)]
+
+
+@pytest.mark.parametrize("word_size", [4, 8])
+@pytest.mark.parametrize("repeated", [False, True], ids=["each", "dictionary"])
+def test_addresses_of_stacks_have_the_size_of_the_kernels_long(word_size: int, repeated: bool) -> None:
+    text = made.format_text("wk", 511, ("__data_loc unsigned long[] stack", 8, 8, 1))
+    fmt = parse_event_format(text.replace('fmt: ""', 'fmt: "%s", __get_stacktrace(stack)'), "synthetic", word_size)
+    frames = [[2, 0xC455C304 + at, 0xC455D344] for at in ((0,) * 40 if repeated else range(40))]
+    records = [
+        made.build_record(511, struct.pack("<II", 16 | len(of) * word_size << 16, 0)
+                          + b"".join(word.to_bytes(word_size, "little") for word in of))
+        for of in frames
+    ]  # fmt: skip
+    with as_file(made.build_page(b"".join(made.build_data(record, 1) for record in records))) as fd:
+        rig = Rig(fd, formats=made_formats() | {511: fmt})
+        (block,) = blocks_of(rig.visit(Ask.CLOSE))
+    assert block.addresses == {word for of in frames for word in of}
+
+
+def test_a_format_that_contradicts_itself_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    fmt = parse_event_format(made.format_text("odd", 512, ("char name[32]", 8, 64, 0)), "made", 8)
+    data = made.build_data(made.build_record(512, b"a" * 64), 1)
+    with as_file(made.build_page(data * 2)) as fd:
+        rig = Rig(fd, formats=made_formats() | {512: fmt})
+        assert len(blocks_of(rig.visit(Ask.CLOSE))) == 1
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == (
+        "the format of made:odd contradicts itself, no byte is lost: name: 32 elements of 1 bytes are declared in "
+        "64 bytes; type and size are believed"
+    )
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
