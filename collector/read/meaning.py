@@ -87,8 +87,11 @@ def decode_text(value: bytes) -> tuple[str, bool]:
 
 
 def cut_stack(words: Sequence[int]) -> Sequence[int]:
-    """The frames of a stack: synthetic events have their number before them, and zeros behind."""
-    if not words or words[0] >= len(words):
+    """The frames of a stack: synthetic events have their number before them, and zeros behind.
+
+    Of 16 frames, the most that a synthetic event takes, there is room for 15 behind the number.
+    """
+    if not words or words[0] > len(words):
         return words
     frames, rest = words[1 : 1 + words[0]], words[1 + words[0] :]
     return words if any(rest) else frames

@@ -788,13 +788,13 @@ cdef Slice frames_of(Slice words, uint32_t size) noexcept nogil:
     if n == 0:
         return words
     count = little(words.at, size)
-    if count >= n:
+    if count > n:
         return words
     for i in range(<uint32_t> count + 1, n):
         if little(words.at + i * size, size):
             return words
     out.at += size
-    out.size = <uint32_t> count * size
+    out.size = <uint32_t> (count if count < n else n - 1) * size
     return out
 
 

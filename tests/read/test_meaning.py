@@ -37,6 +37,7 @@ def test_text_ends_at_its_nul_and_is_escaped_where_it_is_no_utf_8(value: bytes, 
         ([2, 0xFFFF0001, 0xFFFF0002], [0xFFFF0001, 0xFFFF0002]),  # a synthetic event's
         ([2, 0xFFFF0001, 0xFFFF0002, 0], [0xFFFF0001, 0xFFFF0002]),
         ([1, 0xFFFF0001, 0xFFFF0002], [1, 0xFFFF0001, 0xFFFF0002]),  # not a number of frames
+        ([2, 0xFFFF0001], [0xFFFF0001]),  # cut off by the kernel
         ([3, 0xFFFF0001], [3, 0xFFFF0001]),
         ([0], []),
     ],
