@@ -42,7 +42,8 @@ class KernelCounts:
 
     @staticmethod
     def of(stats: CpuStats) -> "KernelCounts":
-        """The counts of a stats file as they are."""
+        """The counts of a stats file as they are; only of kernels that count what is read."""
+        assert stats.read_events is not None, "whoever asks has looked"
         return KernelCounts(stats.overrun, stats.dropped_events, stats.commit_overrun, stats.read_events, stats.entries)
 
     def since(self, base: "KernelCounts") -> "KernelCounts":

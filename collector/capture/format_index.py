@@ -1,15 +1,19 @@
 """Event formats by id, read only when they are needed."""
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from collector.errors import TracefsFormatError, TracefsMissingError
+from collector.decode.plan import CommonHead, common_head
+from collector.errors import TracefsError, TracefsFormatError, TracefsMissingError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import parse_dynamic_events
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir
 from collector.tracefs.formats import INTERNAL_SYSTEM, EventFormat
+
+logger = logging.getLogger(__name__)
 
 # Listing the ids of 2,300 events takes 0.04 to 0.1 s.
 RELIST_AGE_S = 1.0
@@ -20,6 +24,7 @@ class FormatIndex:
 
     Reading all 2,300 formats of a kernel costs 0.5 s, reading their ids 0.04 s; so neither happens
     at the start. Ids of events that come and go are reused: `reread` says whether one still is what it was.
+    A format that can't be used is passed over by name, and what its event writes is kept as bytes.
     """
 
     def __init__(self, tree: TracefsDir, word_size: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,11 +34,32 @@ class FormatIndex:
         self._names: dict[int, EventName] = {}  # {event id: (system, name)}
         self._listed_s = -math.inf  # when they were listed
         self._formats: dict[int, EventFormat] = {}  # {event id: format}
+        self._head: CommonHead | None = None  # None: not looked for yet
         self.unreadable: dict[EventName, str] = {}  # {event: why its format can't be used}
 
-    def add(self, system: str, name: str) -> EventFormat:
-        """Read the format of an event that will occur, ahead of its first entry."""
-        fmt = self._tree.read_event_format(system, name, self._word_size)
+    def head(self) -> CommonHead:
+        """The head of all records, from any event's format file; the usual one where no file has one."""
+        if self._head is None:
+            for system, name in self._tree.list_event_folders(INTERNAL_SYSTEM) or self._tree.list_event_folders():
+                try:
+                    self._head = common_head(self._tree.read_event_format(system, name, self._word_size))
+                    break
+                except TracefsError as error:
+                    self._pass_over(system, name, error)
+        return self._head or CommonHead()
+
+    def add(self, system: str, name: str) -> EventFormat | None:
+        """Read the format of an event ahead of its first entry; None when it is not there, or can't be used."""
+        try:
+            fmt = self._tree.read_event_format(system, name, self._word_size)
+            if common_head(fmt) != self.head():
+                raise TracefsFormatError(
+                    "another head than all records have", where=f"events/{system}/{name}/format",
+                    expected=str(self.head()), got=str(common_head(fmt)),
+                )  # fmt: skip
+        except TracefsError as error:
+            self._pass_over(system, name, error)
+            return None
         self._formats[fmt.id] = fmt
         return fmt
 
@@ -41,9 +67,15 @@ class FormatIndex:
         """The formats of the tracers' own records, which can turn up in any instance."""
         found: list[EventFormat] = []
         for system, name in self._tree.list_event_folders(INTERNAL_SYSTEM):
-            if fmt := self._try_add(system, name):
+            if fmt := self.add(system, name):
                 found.append(fmt)
         return found
+
+    def ids(self) -> Collection[int]:
+        """Those of all events."""
+        self._names = self._list_ids()
+        self._listed_s = self._clock()
+        return self._names.keys()
 
     def get(self, event_id: int) -> EventFormat | None:
         """The format of an id; None when no event has it.
@@ -55,15 +87,14 @@ class FormatIndex:
             return known
         fmt = self._read_listed(event_id)
         if fmt is None and self._clock() - self._listed_s >= RELIST_AGE_S:
-            self._names = self._list_ids()
-            self._listed_s = self._clock()
+            self.ids()
             fmt = self._read_listed(event_id)
         return fmt
 
     def reread(self, event_id: int, system: str, name: str) -> EventFormat | None:
         """The format of an event as it is now; None when it is gone or has another id: then `get` looks for the id."""
         self._formats.pop(event_id, None)
-        fmt = self._try_add(system, name)
+        fmt = self.add(system, name)
         if fmt is not None and fmt.id == event_id:
             return fmt
         self._names.pop(event_id, None)
@@ -78,21 +109,23 @@ class FormatIndex:
     def _read_listed(self, event_id: int) -> EventFormat | None:
         """The format of the event that had the id when they were listed, if it has it still."""
         pair = self._names.get(event_id)
-        fmt = self._try_add(*pair) if pair else None
+        fmt = self.add(*pair) if pair else None
         return fmt if fmt is not None and fmt.id == event_id else None
 
-    def _try_add(self, system: str, name: str) -> EventFormat | None:
-        try:
-            return self.add(system, name)
-        except (TracefsMissingError, TracefsFormatError) as error:
-            self.unreadable[system, name] = str(error)
-            return None
+    def _pass_over(self, system: str, name: str, error: TracefsError) -> None:
+        """Say once why; of an event that went meanwhile, as probes and modules do, there is nothing to say."""
+        if (system, name) not in self.unreadable and not isinstance(error, TracefsMissingError):
+            logger.warning(
+                "a format can't be used, its entries are kept as bytes",
+                extra={"fields": {"event": f"{system}:{name}", "error": str(error)}},
+            )
+        self.unreadable[system, name] = str(error)
 
     def _list_ids(self) -> dict[int, EventName]:
         ids: dict[int, EventName] = {}
         for system, name in self._tree.list_event_folders():
             try:
                 ids[self._tree.read_event_id(system, name)] = (system, name)
-            except (TracefsMissingError, TracefsFormatError) as error:
-                self.unreadable[system, name] = str(error)
+            except TracefsError as error:
+                self._pass_over(system, name, error)
         return ids

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from collector.decode.plan import EventPlan, build_event_plan, build_unknown_plan
 from collector.decode.ring import Plan
+from collector.errors import TracefsFormatError
 from collector.tracefs.formats import EventFormat
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,23 @@ class FormatBook:
         with self._lock:
             if event_id in edition.plan.events:
                 return
-            found = self._read_format(event_id)
-            event = build_unknown_plan(event_id) if found is None else build_event_plan(found)
+            event = self._plan_of(event_id)
             if self._renewal is not None and not self.has_dynamic:
                 self.has_dynamic = not event.is_known or self._renewal.is_dynamic(event.system, event.name)
             edition.add(event, self._keep(event))
+
+    def _plan_of(self, event_id: int) -> EventPlan:
+        found = self._read_format(event_id)
+        if found is None:
+            return build_unknown_plan(event_id)
+        try:
+            return build_event_plan(found)
+        except TracefsFormatError as error:
+            logger.warning(
+                "a format can't be used, its entries are kept as bytes",
+                extra={"fields": {"event": found.name_full, "error": str(error)}},
+            )
+            return build_unknown_plan(event_id)
 
     def renew(self, edition: Edition) -> frozenset[int]:
         """Read the formats again: the ids of this edition that mean something else now.
@@ -124,9 +137,9 @@ class FormatBook:
         object_id, body = self._build_object(event.format_object())
         if event.doubts and object_id not in self._bodies:
             logger.warning(
-                "the format of %s:%s contradicts itself, no byte is lost: %s",
-                event.system, event.name, "; ".join(event.doubts),
-            )  # fmt: skip
+                "a format contradicts itself; no byte is lost",
+                extra={"fields": {"event": f"{event.system}:{event.name}", "doubts": "; ".join(event.doubts)}},
+            )
         self._bodies[object_id] = body
         return object_id
 

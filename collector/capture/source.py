@@ -1,7 +1,7 @@
 """What is read: an instance of the live kernel, or a recorded tree. Both become streams."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,14 @@ from collector.capture.format_index import FormatIndex
 from collector.capture.formats import FormatBook, Renewal
 from collector.capture.sizing import BatchSize, batch_size
 from collector.capture.stream import Stream
-from collector.decode.plan import CommonHead, common_head
 from collector.decode.ring import Batch, Plan
-from collector.errors import TracefsMissingError, UsageError
+from collector.errors import TracefsFormatError, TracefsMissingError, UsageError
 from collector.ledger import KernelCounts
 from collector.tracefs.clocks import ClockPair, clock_of
 from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir, read_stats_fd
-from collector.tracefs.layout import PageLayout
+from collector.tracefs.layout import PageLayout, find_byte_order
 from collector.tracefs.snapshots import SWAPPING_TRACERS
 from collector.tracefs.stats import CpuStats, sum_stats
 
@@ -63,7 +62,7 @@ class Source:
         clock = tree.try_read_text("trace_clock")
         self.clock = clock_of(tree.read_clock()[0] if clock is not None else "local")
         self.formats = FormatIndex(tree, self.layout.word_size)
-        make_plan = partial(Plan, self.layout, self._common_head())
+        make_plan = partial(Plan, self.layout, self.formats.head())
         self.plan = make_plan()
         renewal = Renewal(make_plan, self.formats.reread, self.formats.is_dynamic) if tree.live else None
         self.book = FormatBook(self.plan, self.formats.get, build_format_object, renewal)
@@ -178,12 +177,6 @@ class Source:
         """What reads the kernel's counts of a stream; None where nobody counts."""
         return None
 
-    def _common_head(self) -> CommonHead:
-        """The head of all records, from any event's format file; the usual one where the tree has no format."""
-        for system, name in self.tree.list_event_folders("ftrace") or self.tree.list_event_folders():
-            return common_head(self.tree.read_event_format(system, name, self.layout.word_size))
-        return CommonHead()
-
 
 @dataclass(frozen=True, slots=True)
 class LiveInstance:
@@ -203,8 +196,12 @@ class LiveSource(Source):
     def __init__(self, instance: LiveInstance, run: bytes) -> None:
         super().__init__(instance.tree, instance.name, instance.cpus, run)
         self._clock_pair = instance.clock_pair
-        # Such a tracer swaps the rings, with their counters: the ledger stays open.
-        self._has_counts = (self.tree.try_read_text("current_tracer") or "").strip() not in SWAPPING_TRACERS
+        # Such a tracer swaps the rings, with their counters; and kernels before 3.6 count no reads: the ledger stays
+        # open.
+        tracer = (self.tree.try_read_text("current_tracer") or "").strip()
+        self._has_counts = tracer not in SWAPPING_TRACERS and all(
+            self.tree.read_stats(cpu).read_events is not None for cpu in self.cpus[:1]
+        )
         self.left_off = instance.left_off if self._has_counts else {}
         for system, event in instance.events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
@@ -271,12 +268,28 @@ class RecordedSource(Source):
                 got=format_cpu_list(unknown),
             )  # fmt: skip
         super().__init__(tree, REPLAY_INSTANCE, cpus or possible, run)
+        _check_byte_order(tree, self.layout, possible, self.formats.ids())
 
     def _stats_reader(self, cpu: int) -> Callable[[], CpuStats] | None:
-        if self.tree.try_read_stats(cpu) is None:
+        stats = self.tree.try_read_stats(cpu)
+        if stats is None or stats.read_events is None:
             return None
         # What was unread when the recording ended is in no file: the end of the file is the end.
         return lambda: replace(self.tree.read_stats(cpu), entries=0)
+
+
+_HEADS_TO_LOOK_AT = 64  # of each CPU
+
+
+def _check_byte_order(tree: TracefsDir, layout: PageLayout, cpus: Sequence[int], event_ids: Container[int]) -> None:
+    """Raises TracefsFormatError: the recording is of a big-endian machine; nothing of it would be understood."""
+    heads = (head for cpu in cpus for head in tree.read_heads(cpu, layout, _HEADS_TO_LOOK_AT))
+    if find_byte_order(heads, layout, event_ids) == "big":
+        raise TracefsFormatError(
+            "recorded on a machine of the other byte order", where="per_cpu/",
+            expected="little-endian sub-buffers", got="big-endian ones, as of s390x or ppc64",
+            hint="this program reads recordings of little-endian machines; trace-cmd reads these",
+        )  # fmt: skip
 
 
 def _base_rows(base: Mapping[int, KernelCounts]) -> list[list[int]]:

@@ -9,11 +9,22 @@ from collector.tracefs.formats import INTERNAL_SYSTEM
 
 EventName = tuple[str, str]  # (system, event)
 
+# Events of pKVM's hypervisor: its buffer is another, with a head of two bytes, and their ids are its own.
+HYPERVISOR_SYSTEMS = frozenset({"hyp", "hypervisor"})
+
+# What stands in available_events, or has a folder, and can't be enabled in a ring of the kernel.
+_NOT_OURS = HYPERVISOR_SYSTEMS | {INTERNAL_SYSTEM}
+
 
 def parse_available_events(text: str) -> list[EventName]:
-    """Parse available_events: (system, event) of each line, sorted, without the tracers' own records."""
+    """Parse available_events: (system, event) of each line, sorted; those alone that can be enabled in a ring."""
     pairs = (line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
-    return sorted({(system, name) for system, name in pairs if system != INTERNAL_SYSTEM})
+    return enabling_events((system, name) for system, name in pairs)
+
+
+def enabling_events(events: Iterable[EventName]) -> list[EventName]:
+    """Those that can be enabled in a ring, sorted, each once: no records of tracers, none of a hypervisor."""
+    return sorted({(system, name) for system, name in events if system not in _NOT_OURS})
 
 
 def select_events(patterns: Iterable[str], available: Sequence[EventName]) -> list[EventName]:
@@ -68,6 +79,11 @@ def _no_such_event(pattern: str, available: Sequence[EventName]) -> UsageError:
             "records of the tracers themselves cannot be enabled", where=f"event {pattern!r}",
             expected="an event of another system than ftrace", got=pattern,
             hint="they appear on their own when a tracer or a marker writes them",
+        )  # fmt: skip
+    if pattern.partition(":")[0] in HYPERVISOR_SYSTEMS:
+        return UsageError(
+            "events of pKVM's hypervisor are not in the kernel's rings", where=f"event {pattern!r}",
+            expected="an event of the kernel", got=pattern, hint="their buffer is another, which is not read",
         )  # fmt: skip
     near = near_matches(pattern, available)
     return UsageError(

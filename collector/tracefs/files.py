@@ -18,9 +18,17 @@ from collector.errors import (
 )
 from collector.tracefs.clocks import parse_trace_clock
 from collector.tracefs.cpus import parse_cpu_list
-from collector.tracefs.events import EventName, matching_events, near_matches, parse_available_events, select_events
-from collector.tracefs.formats import INTERNAL_SYSTEM, EventFormat, parse_event_format, parse_format_id
-from collector.tracefs.layout import PageLayout, parse_header_event, parse_header_page
+from collector.tracefs.events import (
+    HYPERVISOR_SYSTEMS,
+    EventName,
+    enabling_events,
+    matching_events,
+    near_matches,
+    parse_available_events,
+    select_events,
+)
+from collector.tracefs.formats import EventFormat, parse_event_format, parse_format_id
+from collector.tracefs.layout import PAGE_HEAD_BYTES, PageLayout, parse_header_event, parse_header_page
 from collector.tracefs.stats import CpuStats, parse_cpu_stats
 
 MOUNT_HINT = "mount it with `mount -t tracefs nodev /sys/kernel/tracing`"
@@ -254,6 +262,19 @@ class TracefsDir:
         """A file descriptor for `read_stats_fd`: sampling through it saves the path walk. The caller closes it."""
         return self._open(f"per_cpu/cpu{cpu}/stats")
 
+    def read_heads(self, cpu: int, layout: PageLayout, most: int) -> list[bytes]:
+        """The beginnings of the first sub-buffers in a recorded file of a ring; reading a live one would take them."""
+        heads: list[bytes] = []
+        name = f"per_cpu/cpu{cpu}/trace_pipe_raw"
+        try:
+            with (self.path / name).open("rb") as file:
+                while len(heads) < most and len(head := file.read(PAGE_HEAD_BYTES)) == PAGE_HEAD_BYTES:
+                    heads.append(head)
+                    file.seek(layout.subbuf_size - PAGE_HEAD_BYTES, os.SEEK_CUR)
+        except OSError as error:
+            raise self._error(error, name, "can't be read") from error
+        return heads
+
     def read_stats(self, cpu: int) -> CpuStats:
         """The CPU's counters now; the kernel's never block."""
         return parse_cpu_stats(self.read_text(f"per_cpu/cpu{cpu}/stats"))
@@ -327,14 +348,18 @@ class TracefsDir:
         text = self.top.try_read_text("available_events")
         if text is not None:
             return parse_available_events(text)
-        return [pair for pair in self.list_event_folders() if pair[0] != INTERNAL_SYSTEM]
+        return enabling_events(self.list_event_folders())
 
     def list_event_folders(self, system: str | None = None) -> list[EventName]:
-        """(system, event) of all folders of events, the tracers' own included, sorted; of one system if named."""
+        """(system, event) of all folders of events that the rings can have, the tracers' own included, sorted.
+
+        Args:
+          system: of this one alone.
+        """
         root = self.path / "events"
         found: list[EventName] = []
         try:
-            for folder in [system] if system else _folders_of(root):
+            for folder in [system] if system else sorted(set(_folders_of(root)) - HYPERVISOR_SYSTEMS):
                 found.extend((folder, name) for name in _folders_of(root / folder))
         except OSError as error:
             raise self._error(error, "events", "can't be listed") from error

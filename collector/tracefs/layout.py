@@ -1,9 +1,17 @@
 """The layout of a sub-buffer, from events/header_page and events/header_event. Pure."""
 
 import re
+from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from collector.errors import TracefsFormatError
+
+ByteOrder = Literal["little", "big"]
+
+# The upper two bits say that entries were lost, and that their number is stored.
+_COMMIT_MASK = 0x3FFFFFFF
 
 TYPE_LEN_DATA_MAX = 28
 TYPE_LEN_PADDING = 29
@@ -79,18 +87,60 @@ def parse_header_page(text: str) -> PageLayout:
 
 
 def parse_header_event(text: str) -> None:
-    """Check that events/header_event says what the decoder is built for.
+    """Check that events/header_event says nothing else than what the decoder is built for.
+
+    A line that is not there is no reason to refuse: before 4.17 there is none for time_stamp, and no such entries.
 
     Raises:
-      TracefsFormatError: a known key has another number, or is missing.
+      TracefsFormatError: a known key has another number.
     Source: kernel/trace/ring_buffer.c, ring_buffer_print_entry_header().
     """
     said: dict[str, int] = {}
     for match in _EVENT_LINE.finditer(text):
         said[match["key"]] = int(match["bits"] or match["is"])
     for key, number in (_BITS | _TYPE_LENS).items():
-        if said.get(key) != number:
+        if said.get(key, number) != number:
             raise TracefsFormatError(
                 f"an event header that this program can't read: {key}", where="events/header_event",
-                expected=str(number), got=str(said.get(key, "no such line")),
+                expected=str(number), got=str(said[key]),
             )  # fmt: skip
+
+
+def find_byte_order(pages: Iterable[bytes], layout: PageLayout, event_ids: Container[int]) -> ByteOrder | None:
+    """The byte order of the machine that wrote these sub-buffers; None when they do not tell.
+
+    The kernel's files print the same on all machines, so the pages alone tell: each says in its head how many bytes of
+    entries it has, and in its first entry which event that is. Damaged pages are outvoted.
+
+    Args:
+      pages: the beginnings of sub-buffers, PAGE_HEAD_BYTES of each.
+      event_ids: that the formats have.
+    """
+    lengths: Counter[ByteOrder] = Counter()
+    votes: Counter[ByteOrder] = Counter()
+    orders: tuple[ByteOrder, ...] = ("little", "big")
+    for page in pages:
+        commit = page[layout.commit_offset : layout.commit_offset + layout.commit_size]
+        for order in orders:
+            if 0 < int.from_bytes(commit, order) & _COMMIT_MASK <= layout.data_size:
+                lengths[order] += 1
+                votes[order] += _first_event_id(page[layout.data_offset :], order) in event_ids
+    if not votes.total():
+        # Events without a format: several pages that have a length in one order alone are no damage.
+        return "big" if lengths["big"] >= _PAGES_TO_BELIEVE and not lengths["little"] else None
+    return "big" if votes["big"] > votes["little"] else "little"
+
+
+PAGE_HEAD_BYTES = 64  # of a sub-buffer, its head and the first entry's
+_PAGES_TO_BELIEVE = 3
+
+
+def _first_event_id(data: bytes, order: ByteOrder) -> int:
+    """The event of the first entry, behind the times before it; -1 for none."""
+    for at in range(0, len(data) - 10, 8):
+        word = int.from_bytes(data[at : at + 4], order)
+        type_len = word & 0x1F if order == "little" else word >> 27
+        if type_len not in (TYPE_LEN_TIME_EXTEND, TYPE_LEN_TIME_STAMP):
+            at += 8 if type_len == 0 else 4
+            return -1 if type_len == TYPE_LEN_PADDING else int.from_bytes(data[at : at + 2], order)
+    return -1
