@@ -3,7 +3,9 @@
     read      entries the kernel says were read      = decoded + skipped
     overrun   entries the kernel says it overwrote   = counted gaps + what the gaps without a count hold
 
-The first holds at any moment, for the stream has one reader. The second holds
+The first holds at any moment, for the stream has one reader. What is missing in it is `unexplained`, and stays so:
+skipped entries were seen one by one, but nobody has seen what a malformed sub-buffer held behind its fault. The
+second holds
 once the ring was read to its end: an overwritten entry shows in the page that
 comes after it. docs: model.md's "Ledger"; kernel: ring-buffer accounting of
 per_cpu/cpuN/stats.
@@ -12,11 +14,11 @@ Pure.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from collector.tracefs.stats import CpuStats
 
-MALFORMED = "malformed"  # reason of skipped entries whose number only the kernel knows
+MALFORMED = "malformed"  # cause of a gap: what a sub-buffer held behind a fault, which nobody has seen
 
 MOST_RESIDUAL = (1 << 64) - 1  # what a record can hold; only a damaged recording of stats comes near
 
@@ -71,8 +73,7 @@ class ReaderCounts:
     """What the reader of a stream came to since the run began."""
 
     decoded: int = 0  # entries in batches
-    skipped: Mapping[str, int] = None  # type: ignore[assignment]  # {reason: entries}, without MALFORMED
-    malformed_pages: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: entries} that were seen one by one
     gap_known: int = 0  # sum of the counts that pages carried
     gaps: int = 0
     unknown_gaps: int = 0
@@ -82,7 +83,7 @@ class ReaderCounts:
 class Balance:
     """One check of the identities."""
 
-    skipped: Mapping[str, int]  # {reason: entries}, MALFORMED included
+    unexplained: int  # entries that the kernel handed out, and nobody has seen; they balance nothing
     residual: Mapping[str, int | None]  # {identity: |left - right|}; None: cannot be told yet
     unknown_held: int | None  # entries that the gaps without a count hold; None: cannot be told yet
 
@@ -100,11 +101,7 @@ def balance(kernel: KernelCounts, reader: ReaderCounts, settled: bool) -> Balanc
       kernel: relative to the base that the reader started at.
       settled: the ring had been read to its end when `kernel` was taken.
     """
-    skipped = dict(reader.skipped or {})
-    missing = kernel.read - reader.decoded - sum(skipped.values())
-    if reader.malformed_pages and missing > 0:
-        skipped[MALFORMED] = missing
-        missing = 0
+    missing = kernel.read - reader.decoded - sum(reader.skipped.values())
     residual: dict[str, int | None] = {IDENTITY_READ: abs(missing), IDENTITY_OVERRUN: None}
     held = None
     if settled:
@@ -113,7 +110,38 @@ def balance(kernel: KernelCounts, reader: ReaderCounts, settled: bool) -> Balanc
             residual[IDENTITY_OVERRUN], held = abs(held), 0
         else:
             residual[IDENTITY_OVERRUN], held = max(-held, 0), max(held, 0)
-    return Balance(skipped, residual, held)
+    return Balance(max(missing, 0), residual, held)
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """What nobody can prove of one stream, or of several: the one story that all commands tell of malformed pages."""
+
+    malformed_pages: int  # sub-buffers with a fault; what stood before it is archived, behind it nobody has seen
+    unexplained: int | None  # entries that the kernel handed out, and nobody has seen; None: nobody counted
+
+    @property
+    def is_nothing(self) -> bool:
+        """All that the kernel handed out is accounted for."""
+        return not self.unexplained and not (self.malformed_pages and self.unexplained is None)
+
+    def __add__(self, other: "Unproven") -> "Unproven":
+        either = self.unexplained, other.unexplained
+        counted = [count for count in either if count is not None]
+        unexplained = None if len(counted) < 2 else sum(counted)
+        return Unproven(self.malformed_pages + other.malformed_pages, unexplained)
+
+    def __str__(self) -> str:
+        """For people; "" when there is nothing to tell."""
+        parts = []
+        if self.malformed_pages:
+            parts.append(f"{self.malformed_pages} malformed sub-buffers")
+        if self.unexplained:
+            parts.append(f"{self.unexplained} entries unexplained")
+        elif parts:
+            unknown = "what they held behind their faults is not known"
+            parts.append(unknown if self.unexplained is None else "no entry unexplained")
+        return ", ".join(parts)
 
 
 class Reset:
@@ -146,7 +174,7 @@ class Reset:
         """
         seen = self._seen
         if reader is not None:
-            seen = (reader.decoded + sum((reader.skipped or {}).values()), reader.gap_known)
+            seen = (reader.decoded + sum(reader.skipped.values()), reader.gap_known)
         if self.shows_in(counts, seen[0]):
             self.resets += 1
             before = self._last.since(self._base)

@@ -24,10 +24,6 @@ TYPE_SIZES = {"char": 1, "u8": 1, "s8": 1, "x8": 1, "__u8": 1, "u16": 2, "s16": 
               "u32": 4, "s32": 4, "x32": 4, "int": 4, "u64": 8, "s64": 8, "x64": 8, "long": 8}  # fmt: skip
 
 
-class MalformedError(Exception):
-    """A page that cannot be walked to its end; `args[0]` is the reason."""
-
-
 @dataclass(frozen=True)
 class Layout:
     """What `events/header_page` says; offsets and sizes in bytes."""
@@ -101,7 +97,8 @@ class Decoded:
     entries: list[Entry] = field(default_factory=list)
     gaps: list[tuple[int, int | None]] = field(default_factory=list)  # (index of the next entry, count or None)
     malformed: list[tuple[int, str]] = field(default_factory=list)  # (index of the page, reason)
-    skipped: Counter[str] = field(default_factory=Counter)  # {reason: entries of sound pages that gave none}
+    behind: list[int] = field(default_factory=list)  # of each malformed page, the index of the first entry behind it
+    skipped: Counter[str] = field(default_factory=Counter)  # {reason: entries before any fault that gave none}
 
 
 # ---- events/header_page and events/*/*/format
@@ -224,17 +221,16 @@ def page_head(page: bytes, layout: Layout) -> tuple[int, int, bool, int | None]:
     return ts, length, lost, count
 
 
-def walk(data: bytes, ts: int) -> list[tuple[int, bytes]]:
-    """[(ts, record)] of a page's data, cut to its length.
+def walk(data: bytes, ts: int) -> tuple[list[tuple[int, bytes]], str]:
+    """([(ts, record)], fault) of a page's data, cut to its length.
 
-    Raises:
-      MalformedError: "truncated", "length" or "overrun_entry".
+    The records are those before the fault: "truncated", "length", "overrun_entry", or "" for none.
     """
     records = []
     at = 0
     while at < len(data):
         if len(data) - at < 4:
-            raise MalformedError("truncated")
+            return records, "truncated"
         (word,) = struct.unpack_from("<I", data, at)
         type_len, delta = word & 31, word >> 5
         if type_len == PADDING and delta == 0:
@@ -243,7 +239,7 @@ def walk(data: bytes, ts: int) -> list[tuple[int, bytes]]:
             start, end = at + 4, at + 4 + 4 * type_len
         else:
             if len(data) - at < 8:
-                raise MalformedError("truncated")
+                return records, "truncated"
             (more,) = struct.unpack_from("<I", data, at + 4)
             if type_len in (TIME_EXTEND, TIME_STAMP):
                 value = delta | more << 27
@@ -255,17 +251,17 @@ def walk(data: bytes, ts: int) -> list[tuple[int, bytes]]:
                 at += 8
                 continue
             if type_len == 0 and more < 4:
-                raise MalformedError("length")
+                return records, "length"
             start, end = at + 8, at + 4 + more
         if end > len(data):
-            raise MalformedError("overrun_entry")
+            return records, "overrun_entry"
         if type_len != PADDING:
             ts = (ts + delta) & U64
             records.append((ts, data[start:end]))
         elif delta != 1:  # a discarded entry: the next one's delta counts from its time
             ts = (ts + delta) & U64
         at = end
-    return records
+    return records, ""
 
 
 def decode_pages(pages: bytes, layout: Layout, formats: dict[int, Format]) -> Decoded:
@@ -281,23 +277,21 @@ def decode_pages(pages: bytes, layout: Layout, formats: dict[int, Format]) -> De
     for number, at in enumerate(range(0, len(pages), layout.subbuf_size)):
         page = pages[at : at + layout.subbuf_size]
         ts, length, lost, count = page_head(page, layout)
-        try:
-            if length > layout.data_size:
-                raise MalformedError("commit")
-            records = walk(page[layout.data_offset : layout.data_offset + length], ts)
-        except MalformedError as e:
-            if lost:  # the stored count is not to be trusted either
-                out.gaps.append((len(out.entries), None))
-            out.malformed.append((number, e.args[0]))
-            continue
-        if lost:
-            out.gaps.append((len(out.entries), count))
+        if length > layout.data_size:
+            records, fault = [], "commit"
+        else:
+            records, fault = walk(page[layout.data_offset : layout.data_offset + length], ts)
+        if lost:  # where the data are said to end the count stands; of a malformed page neither is to be trusted
+            out.gaps.append((len(out.entries), None if fault else count))
         for ts, record in records:
             entry = decode_record(ts, record, formats)
             if entry is None:
                 out.skipped["short"] += 1
             else:
                 out.entries.append(entry)
+        if fault:
+            out.malformed.append((number, fault))
+            out.behind.append(len(out.entries))
     return out
 
 

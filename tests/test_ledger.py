@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from collector.ledger import (
     IDENTITY_OVERRUN,
     IDENTITY_READ,
-    MALFORMED,
     KernelCounts,
     ReaderCounts,
     Reset,
+    Unproven,
     balance,
 )
 from collector.tracefs.stats import CpuStats
@@ -39,31 +39,39 @@ def stats(**counts: int) -> CpuStats:
 def test_entries_read_are_decoded_or_skipped(read: int, decoded: int, skipped: dict[str, int], residual: int) -> None:
     got = balance(KernelCounts(read=read), ReaderCounts(decoded, skipped), settled=True)
     assert got.residual == {IDENTITY_READ: residual, IDENTITY_OVERRUN: 0}
-    assert got.skipped == skipped
     assert got.total == residual
 
 
-def test_entries_of_malformed_pages_are_counted_by_what_the_kernel_handed_out() -> None:
-    got = balance(KernelCounts(read=100), ReaderCounts(80, {"short": 2}, malformed_pages=1), settled=True)
-    assert got.skipped == {"short": 2, MALFORMED: 18}
-    assert got.residual[IDENTITY_READ] == 0
+def test_what_nobody_has_seen_is_unexplained_and_balances_nothing() -> None:
+    got = balance(KernelCounts(read=100), ReaderCounts(80, {"short": 2}), settled=True)
+    assert got.unexplained == 18
+    assert got.residual[IDENTITY_READ] == 18
 
 
-def test_malformed_page_without_an_entry_skips_nothing() -> None:
-    got = balance(KernelCounts(read=100), ReaderCounts(100, {}, malformed_pages=1), settled=True)
-    assert got.skipped == {}
-    assert got.total == 0
+def test_entries_too_many_are_no_unexplained_ones() -> None:
+    got = balance(KernelCounts(read=100), ReaderCounts(103), settled=True)
+    assert (got.unexplained, got.residual[IDENTITY_READ]) == (0, 3)
 
 
-def test_malformed_pages_do_not_explain_entries_too_many() -> None:
-    got = balance(KernelCounts(read=100), ReaderCounts(103, {}, malformed_pages=5), settled=True)
-    assert got.residual[IDENTITY_READ] == 3
+@pytest.mark.parametrize(
+    ("pages", "unexplained", "is_nothing", "words"),
+    [
+        (0, 0, True, ""),
+        (0, None, True, ""),
+        (2, 0, True, "2 malformed sub-buffers, no entry unexplained"),
+        (2, 9, False, "2 malformed sub-buffers, 9 entries unexplained"),
+        (2, None, False, "2 malformed sub-buffers, what they held behind their faults is not known"),
+        (0, 9, False, "9 entries unexplained"),
+    ],
+)
+def test_one_story_of_what_cannot_be_proven(pages: int, unexplained: int | None, is_nothing: bool, words: str) -> None:
+    found = Unproven(pages, unexplained)
+    assert (found.is_nothing, str(found)) == (is_nothing, words)
 
 
-def test_what_the_reader_skipped_is_not_changed() -> None:
-    skipped = {"short": 1}
-    balance(KernelCounts(read=10), ReaderCounts(5, skipped, malformed_pages=1), settled=True)
-    assert skipped == {"short": 1}
+def test_stories_add_up_to_what_is_known_of_all() -> None:
+    assert Unproven(1, 2) + Unproven(3, 4) == Unproven(4, 6)
+    assert Unproven(1, 2) + Unproven(0, None) == Unproven(1, None)
 
 
 # ---- entries overwritten
@@ -105,12 +113,10 @@ def test_reader_counts_begin_at_nothing() -> None:
     assert balance(KernelCounts(), ReaderCounts(), settled=True).total == 0
 
 
-@given(
-    st.integers(0, 1 << 40), st.integers(0, 1 << 20), st.integers(0, 1 << 40), st.integers(0, 1 << 20), st.booleans()
-)
-def test_numbers_that_agree_leave_no_residual(decoded: int, short: int, known: int, held: int, malformed: bool) -> None:
-    kernel = KernelCounts(overrun=known + held, read=decoded + short + (9 if malformed else 0))
-    reader = ReaderCounts(decoded, {"short": short}, int(malformed), known, 1, int(held > 0))
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 20), st.integers(0, 1 << 40), st.integers(0, 1 << 20))
+def test_numbers_that_agree_leave_no_residual(decoded: int, short: int, known: int, held: int) -> None:
+    kernel = KernelCounts(overrun=known + held, read=decoded + short)
+    reader = ReaderCounts(decoded, {"short": short}, known, 1, int(held > 0))
     got = balance(kernel, reader, settled=True)
     assert got.total == 0
     assert got.unknown_held == held

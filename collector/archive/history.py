@@ -15,7 +15,7 @@ from collector.ledger import KernelCounts
 class LeftOff:
     """What the newest run of an instance archived of one CPU, in the kernel's absolute counts."""
 
-    accounted: int  # entries read that are in the archive, or were skipped and counted
+    accounted: int  # entries read that are in the archive, or were counted as skipped or unexplained
     overrun: int  # of its last look at stats, as are the others; or what its gaps tell of
     dropped: int
     commit_overrun: int
@@ -61,7 +61,7 @@ def find_left_off(folder: Path, instance: str, boot_id: str) -> Mapping[int, Lef
 def _left_off(base: KernelBase, of: StreamFooter, complete: bool) -> LeftOff:
     closing = of.closing
     return LeftOff(
-        accounted=base.read + closing.events + sum(closing.skipped.values()),
+        accounted=base.read + closing.events + sum(closing.skipped.values()) + closing.unexplained,
         # What its gaps have told since its last look, or before its first one, is told.
         overrun=base.overrun + max(closing.overrun, closing.gap_known_events),
         dropped=base.dropped + closing.dropped,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from collector.archive.tally import CRASH, RECOVERED, SegmentTally
 from collector.archive.totals import StreamId, Totals
 from collector.config.text import format_size
 from collector.errors import ArchiveError, SegmentError
+from collector.ledger import MALFORMED, Unproven
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class _Stream:
     by_event: Counter[str] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
+    malformed_pages: int = 0
     crash_lost: int | None = None  # entries that a crash took, as the next run told; None: nobody told
     is_recorder: bool = False  # the kernel's counts come with the last sample alone
 
@@ -64,10 +66,13 @@ class _Stream:
             kernel = dict.fromkeys(kernel)
             if self.crash_lost is not None:  # all that its gaps don't tell of is told by the run after it
                 kernel["lost_events"] = kernel["overrun"] = self.gap_known_events
+        unproven = self.unproven()
         return {
             "events": self.events,
             "by_event": dict(sorted(self.by_event.items())),
             **kernel,
+            "malformed_pages": unproven.malformed_pages,
+            "unexplained": unproven.unexplained,
             "skipped": _grown(first.skipped, self.closing.skipped),
             "decode_errors": _grown(first.decode_errors, self.closing.decode_errors),
             "gaps": self.gaps,
@@ -81,6 +86,12 @@ class _Stream:
             "first_ts_ns": self.first_ts,
             "last_ts_ns": self.last_ts,
         }
+
+    def unproven(self) -> Unproven:
+        """What nobody can prove of the time that the segments cover."""
+        found = self.closing.unproven(self.malformed_pages)
+        before = self.first.unexplained if self.first is not None else 0
+        return found if found.unexplained is None else replace(found, unexplained=found.unexplained - before)
 
     def _residual(self) -> int | None:
         if self.crash_lost is not None:
@@ -156,7 +167,7 @@ def _add_segment(segment: Segment, run: _Run, damaged: list[str]) -> None:
         for place in segment.places:
             gap = segment.gap_at(place) if place.kind == Kind.GAP else None
             if gap is not None:
-                _note_crash(run, gap)
+                _note_gap(run, gap)
         run.sealed_ns = segment.footer.sealed_ns
         run.ended = segment.footer.reason if segment.footer.last or segment.footer.reason == "recovered" else "open"
     run.reports += sum(1 for type_name in segment.object_types() if type_name == "report")
@@ -201,7 +212,7 @@ def _add_record(
     elif found.kind == Kind.GAP:
         gap = parse_gap(found.body)
         tally.add_gap(gap.stream, gap.cause, gap.count)
-        _note_crash(run, gap)
+        _note_gap(run, gap)
     elif found.kind == Kind.BLOCK:
         head = parse_block(found.body)
         tally.add_block(
@@ -210,7 +221,9 @@ def _add_record(
         )  # fmt: skip
 
 
-def _note_crash(run: _Run, gap: GapBody) -> None:
+def _note_gap(run: _Run, gap: GapBody) -> None:
+    if gap.cause == MALFORMED:
+        run.streams.setdefault(gap.stream, _Stream()).malformed_pages += 1
     if gap.cause == CRASH and gap.count is not None:
         run.crash_gaps[gap.stream] = gap.count
 
@@ -243,6 +256,7 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
     open_ended = any(run.ended == "open" for run in runs)
     sums = {key: sum(s[key] for s in streams) for key in _SUMMED}
     lost = [s["lost_events"] for s in streams]
+    unexplained = [s["unexplained"] for s in streams]
     return {
         "events": sums["events"],
         "by_event": dict(sorted(by_event.items(), key=lambda item: (-item[1], item[0]))),
@@ -250,6 +264,8 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
         "gaps": sums["gaps"],
         "gap_known_events": sums["gap_known_events"],
         "unknown_gaps": sums["unknown_gaps"],
+        "malformed_pages": sums["malformed_pages"],
+        "unexplained": None if None in unexplained else sum(unexplained),
         "residual": None if open_ended or None in residuals or damaged else sum(residuals),
         "left_in_kernel": sums["left_in_kernel"],
         "crash_lost_events": sums["crash_lost_events"],
@@ -268,7 +284,8 @@ def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged:
 
 
 _SUMMED = (
-    "events", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "crash_lost_events", "blocks", "raw_bytes",
+    "events", "malformed_pages", "gaps", "gap_known_events", "unknown_gaps", "left_in_kernel", "crash_lost_events",
+    "blocks", "raw_bytes",
 )  # fmt: skip
 
 
@@ -298,6 +315,7 @@ def format_table(summary: dict[str, Any]) -> str:
             if summary["crash_lost_events"]
             else []
         ),
+        *([f"unproven     {unproven}"] if (unproven := str(_unproven(summary))) else []),
         f"residual     {'unsettled' if residual is None else residual}",
         *([f"reports      {summary['reports']}, `show --reports` prints them"] if summary["reports"] else []),
         f"segments     {summary['segments']}, {format_size(archive_bytes)}"
@@ -318,6 +336,10 @@ def format_table(summary: dict[str, Any]) -> str:
     lines += [f"{_clean(name):<48} {n:>14,}" for name, n in summary["by_event"].items()]
     lines += [f"DAMAGED      {what}" for what in summary["damaged"]]
     return "\n".join(lines) + "\n"
+
+
+def _unproven(summary: Mapping[str, Any]) -> Unproven:
+    return Unproven(summary["malformed_pages"], summary["unexplained"])
 
 
 def _number(value: int | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from collector.archive.frame import Kind
 from collector.archive.totals import StreamId, Totals, build_totals
 from collector.batch import KindCount, Missed
+from collector.ledger import MALFORMED
 
 RECOVERED = "recovered"  # the reason in the footer of a segment that a crash left open
 
@@ -30,6 +31,7 @@ class StreamTally:
     gap_known_events: int = 0
     unknown_gaps: int = 0
     discarded: int = 0  # entries of ours that gap records say were not archived
+    malformed_pages: int = 0  # that gap records tell of
     by_event: Counter[str] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
@@ -105,6 +107,8 @@ class SegmentTally:
         of = self.stream(key)
         if cause == DISCARDED:
             of.discarded += count or 0
+        elif cause == MALFORMED:
+            of.malformed_pages += 1
         elif cause == OVERRUN:
             of.gaps += 1
             of.gap_known_events += count or 0

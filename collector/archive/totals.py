@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from collector.archive.fields import Fields
+from collector.ledger import MALFORMED, Unproven
 
 StreamId = tuple[str, int]  # (instance, CPU) of one run
 
@@ -25,7 +26,8 @@ class Totals:
     unknown_gaps: int = 0  # those without a count
 
     pages: int = 0  # sub-buffers read
-    skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: entries}
+    skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: entries} that were seen one by one
+    unexplained: int = 0  # entries that the kernel handed out and nobody has seen
     decode_errors: Mapping[str, int] = field(default_factory=dict)  # {reason: sub-buffers}
     overrun: int = 0
     dropped: int = 0
@@ -40,6 +42,11 @@ class Totals:
     def lost(self) -> int:
         """Entries the kernel lost."""
         return self.overrun + self.dropped + self.commit_overrun
+
+    def unproven(self, malformed_pages: int) -> Unproven:
+        """What nobody can prove; without the kernel's counts that is not a number."""
+        is_counted = self.settled or self.read > 0
+        return Unproven(malformed_pages, self.unexplained if is_counted else None)
 
     def held(self) -> tuple[int, int, int, int, int]:
         """What must re-add exactly from the blocks: blocks, events, gaps, known and unknown."""
@@ -66,6 +73,9 @@ def parse_totals(value: object, what: str) -> Totals:
     """
     top = Fields(value, what)
     kernel = top.fields("kernel")
+    skipped = dict(top.counts("skipped"))
+    # Before there was a key for it, what malformed sub-buffers may have held was called skipped.
+    unexplained = skipped.pop(MALFORMED, 0)
     return Totals(
         blocks=top.integer("blocks"),
         events=top.integer("events"),
@@ -74,7 +84,8 @@ def parse_totals(value: object, what: str) -> Totals:
         gap_known_events=top.integer("gap_known_events"),
         unknown_gaps=top.integer("unknown_gaps"),
         pages=top.integer("pages"),
-        skipped=top.counts("skipped"),
+        skipped=skipped,
+        unexplained=top.integer("unexplained") if top.has("unexplained") else unexplained,
         decode_errors=top.counts("decode_errors"),
         overrun=kernel.integer("overrun"),
         dropped=kernel.integer("dropped"),
@@ -106,6 +117,7 @@ def build_totals(totals: Totals) -> dict[str, Any]:
             "read": totals.read,
             "entries": totals.entries,
         },
+        **({"unexplained": totals.unexplained} if totals.unexplained else {}),
         "residual": totals.residual,
         "settled": totals.settled,
         "left_in_kernel": totals.left_in_kernel,

@@ -303,7 +303,7 @@ def check_identities(totals: Totals) -> list[str]:
         wrong.append(f"residual {totals.residual}, must be 0")
     if not totals.settled:
         return wrong
-    accounted = totals.events + sum(totals.skipped.values())
+    accounted = totals.events + sum(totals.skipped.values()) + totals.unexplained
     if totals.read != accounted:
         wrong.append(f"the kernel handed out {totals.read} entries, {accounted} are accounted for")
     held = totals.overrun - totals.gap_known_events
@@ -342,9 +342,27 @@ def _check_joins(checks: list[_SegmentCheck], folders: set[Path], report: Report
                 if after.header.opening.get(key, totals) != totals:
                     what = f"{key[0]} CPU {key[1]}: opens with other totals than {before.path.name} closed with"
                     report.problems.append(Problem(after.path, None, what))
+    _check_proven(numbered, report)
     if numbered:
         folder = numbered[-1].path.parent
         _check_final(numbered[-1], folder in folders and not is_locked(folder), report)
+
+
+def _check_proven(checks: list[_SegmentCheck], report: Report) -> None:
+    """What the kernel handed out in a run and nobody has seen, is told once, with the last footer that says it."""
+    malformed: Counter[StreamId] = Counter()
+    last: dict[StreamId, tuple[Path, Totals]] = {}
+    for check in checks:
+        malformed.update({key: of.malformed_pages for key, of in check.tally.streams.items()})
+        if check.footer is not None:
+            last.update({of.stream: (check.path, of.closing) for of in check.footer.streams})
+    for key, (path, closing) in sorted(last.items()):
+        unproven = closing.unproven(malformed[key])
+        what = f"{key[0]} CPU {key[1]}: {unproven}"
+        if not unproven.is_nothing:
+            report.problems.append(Problem(path, None, what))
+        elif unproven.malformed_pages:
+            report.notes.append(f"{path}: {what}")
 
 
 def _removed_behind(check: _SegmentCheck) -> bool:

@@ -49,25 +49,22 @@ class Account:
         self.unknown_gaps += sum(gap.lost is None for gap in block.gaps)
 
     def add_loose_gap(self, visit: Visit, lost: int | None, detail: str) -> None:
-        """Count a gap that no block holds, and let the visit tell of it."""
-        visit.loose_gaps.append(LooseGap(lost, detail))
+        """Count overwritten entries of which no block tells, for no entry follows, and let the visit tell of them."""
+        visit.loose_gaps.append(LooseGap(lost, detail, after=len(visit.blocks)))
         self.gaps += 1
         self.gap_known += lost or 0
         self.unknown_gaps += lost is None
 
-    def counts(
-        self, decoded: int, skipped: Mapping[str, int], malformed_pages: int, lost: Sequence[int | None]
-    ) -> ReaderCounts:
+    def counts(self, decoded: int, skipped: Mapping[str, int], lost: Sequence[int | None]) -> ReaderCounts:
         """What the ledger compares with the kernel.
 
         Args:
-          decoded, skipped, malformed_pages: since the run began.
+          decoded, skipped: since the run began.
           lost: counts of the open batch's gaps.
         """
         return ReaderCounts(
             decoded=decoded,
             skipped=skipped,
-            malformed_pages=malformed_pages,
             gap_known=self.gap_known + sum(count for count in lost if count is not None),
             gaps=self.gaps + len(lost),
             unknown_gaps=self.unknown_gaps + lost.count(None),
@@ -135,7 +132,8 @@ class Account:
             gap_known_events=self.gap_known,
             unknown_gaps=self.unknown_gaps,
             pages=pages,
-            skipped=dict(sample.balance.skipped) if sample is not None else dict(reader.skipped),
+            skipped=dict(sample.reader.skipped if sample is not None else reader.skipped),
+            unexplained=sample.balance.unexplained if sample is not None else 0,
             decode_errors=dict(decode_errors),
             overrun=kernel.overrun,
             dropped=kernel.dropped,
@@ -153,3 +151,14 @@ class Account:
     def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
         """The reader's counts with what only the kernel's tell; a ring's sub-buffers tell all."""
         return reader
+
+
+class RecordedAccount(Account):
+    """The account of a recording: its counts are one snapshot, which nobody resets, and which may be too old."""
+
+    def sample(self, visit: Visit, reader: ReaderCounts, settled: bool) -> None:
+        stats = self._look()
+        seen = reader.decoded + sum(reader.skipped.values())
+        if stats is None or (stats.read_events or 0) < seen:
+            return  # taken before the last entries were written: they prove nothing
+        super().sample(visit, reader, settled)

@@ -38,6 +38,6 @@ class Evidence:
                 logger.warning("cannot keep a malformed page", extra={"fields": {"error": str(e)}})
                 path = None
         logger.error(
-            "passed over a malformed sub-buffer; its entries are lost and counted",
+            "a malformed sub-buffer; the entries before its fault are kept, what it held behind it is a gap",
             extra={"fields": {"instance": key.instance, "cpu": key.cpu, "reason": reason, "kept": path}},
         )

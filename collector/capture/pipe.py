@@ -131,6 +131,13 @@ def is_graph(tracer: str, options: Collection[str]) -> bool:
     return tracer == "function_graph" or "display-graph" in options
 
 
+def stream_type_of(tracer: str, options: Collection[str]) -> type[Stream]:
+    """What reads such lines."""
+    if not is_graph(tracer, options):
+        return PipeStream
+    return QuietGraphStream if "nofuncgraph-irqs" in options else GraphStream
+
+
 def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> TextPlan:
     """What a line looks like under a tracer and trace_options, as they are when the pipe is opened.
 
@@ -168,11 +175,6 @@ class PipeStream(Stream):
         """{reason: entries} that have no line of their own."""
         return {SKIPPED_FOLDED: self._batch.total_folded} if self._batch.total_folded else {}
 
-    @property
-    def malformed_pages(self) -> int:
-        """None: a line that could not be parsed is an entry all the same."""
-        return 0
-
     def visit(self, worker: Worker, ask: Ask, max_bytes: int) -> Visit:
         """Read, parse and encode what there is, up to max_bytes of text, or FLUSH_BYTES in a flush."""
         if ask & Ask.FLUSH and max_bytes:
@@ -188,23 +190,31 @@ class PipeStream(Stream):
 
 
 class GraphAccount(Account):
-    """The account of lines that the tracer function_graph draws: it leaves entries and losses out."""
+    """The account of lines that the tracer function_graph draws: it leaves losses out."""
 
     def sample(self, visit: Visit, reader: ReaderCounts, settled: bool) -> None:
         self._untold = "between a call and its return, where function_graph prints no loss"
         super().sample(visit, reader, settled)
 
+
+class QuietGraphAccount(GraphAccount):
+    """With `funcgraph-irqs` off it leaves entries out too: what the kernel has read and not printed are these."""
+
     def _explained(self, kernel: KernelCounts, reader: ReaderCounts) -> ReaderCounts:
-        missing = kernel.read - reader.decoded - sum((reader.skipped or {}).values())
-        if missing <= 0:
-            return reader
-        return replace(reader, skipped={**(reader.skipped or {}), SKIPPED_NO_TEXT: missing})
+        missing = kernel.read - reader.decoded - sum(reader.skipped.values())
+        return reader if missing <= 0 else replace(reader, skipped={**reader.skipped, SKIPPED_NO_TEXT: missing})
 
 
 class GraphStream(PipeStream):
     """The reader of a text pipe with function_graph's drawing."""
 
-    account_type = GraphAccount
+    account_type: type[Account] = GraphAccount
+
+
+class QuietGraphStream(GraphStream):
+    """The same without what happens in interrupts."""
+
+    account_type = QuietGraphAccount
 
 
 class PipeSource(LiveSource):
@@ -224,7 +234,7 @@ class PipeSource(LiveSource):
         super().__init__(replace(instance, events=()), run)  # no format file tells of a line
         options = frozenset((tree.try_read_text("trace_options") or "").split())
         tracer = (tree.try_read_text("current_tracer") or "").strip()
-        self.stream_type = GraphStream if is_graph(tracer, options) else PipeStream
+        self.stream_type = stream_type_of(tracer, options)
         plan = build_text_plan(tracer, options, whole=whole)
         self.plan = plan
         self.book = FormatBook(plan, TextFormats(plan, tree.list_events).get, build_format_object)

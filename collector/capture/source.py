@@ -14,10 +14,10 @@ from collector.capture.budget import ByteBudget, Lease
 from collector.capture.format_index import FormatIndex
 from collector.capture.formats import FormatBook, Renewal
 from collector.capture.sizing import BatchSize, batch_size
-from collector.capture.stream import Stream
+from collector.capture.stream import RecordedStream, Stream
 from collector.decode.ring import Batch, Plan
 from collector.errors import TracefsFormatError, TracefsMissingError, UsageError
-from collector.ledger import KernelCounts
+from collector.ledger import MOST_RESIDUAL, KernelCounts
 from collector.tracefs.clocks import ClockPair, clock_of
 from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.events import EventName
@@ -240,11 +240,16 @@ PRELOADED_EVENTS = 500
 class RecordedSource(Source):
     """A recorded tree: regular files, read once from start to end.
 
+    Its stats are one snapshot. Taken when recording had ended, what was unread then is what the last read gave: the
+    file has both. Taken before, they prove nothing, and it is said that nobody counted.
+
     Args:
       case: a folder with `tracefs/`, and beside it `uname` and `kallsyms` where they were recorded.
     Raises:
       UsageError: it is no such folder.
     """
+
+    stream_type = RecordedStream
 
     def __init__(self, case: Path, run: bytes, cpus: tuple[int, ...] | None) -> None:
         top = case / "tracefs"
@@ -274,8 +279,8 @@ class RecordedSource(Source):
         stats = self.tree.try_read_stats(cpu)
         if stats is None or stats.read_events is None:
             return None
-        # What was unread when the recording ended is in no file: the end of the file is the end.
-        return lambda: replace(self.tree.read_stats(cpu), entries=0)
+        counted = replace(stats, read_events=min(stats.read_events + stats.entries, MOST_RESIDUAL), entries=0)
+        return lambda: counted
 
 
 _HEADS_TO_LOOK_AT = 64  # of each CPU

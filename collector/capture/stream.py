@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 
 from collector.archive.totals import Totals
 from collector.batch import Missed, StreamKey
-from collector.capture.account import Account
+from collector.capture.account import Account, RecordedAccount
 from collector.capture.blocks import Place, build_block
 from collector.capture.budget import ByteBudget, Lease
 from collector.capture.format_watch import FormatWatch
 from collector.capture.formats import FormatBook
 from collector.capture.sizing import block_need_bytes
-from collector.capture.visit import Ask, Visit, Worker
+from collector.capture.visit import Ask, LooseGap, Visit, Worker
 from collector.decode import ring
-from collector.ledger import KernelCounts, ReaderCounts
+from collector.ledger import MALFORMED, KernelCounts, ReaderCounts
 from collector.tracefs.stats import CpuStats
 
 GAP_SOURCE = "page"  # the flag of a sub-buffer told of the loss
@@ -70,6 +70,8 @@ class Stream:
         self._keep_page = keep_page
         self._block_age_s = block_age_s
         self._opened_s = 0.0  # when the batch got its first page
+        self._malformed: list[LooseGap] = []  # told when the entries before them are in a block
+        self._last_ts: int | None = None  # of the last entry that is in a block
 
     @property
     def reader_bytes(self) -> int:
@@ -88,18 +90,13 @@ class Stream:
         """{reason: entries} that were passed over one by one."""
         return {SKIPPED_SHORT: self._batch.total_skipped} if self._batch.total_skipped else {}
 
-    @property
-    def malformed_pages(self) -> int:
-        """Those whose entries only the kernel has counted."""
-        return sum(self.decode_errors.values())
-
     def counts(self) -> ReaderCounts:
         """What the ledger compares with the kernel; not while a visit is under way, as for totals().
 
         Others take what the last sample has: the open batch changes without the GIL.
         """
         lost = [gap.lost for gap in self._open_gaps()]
-        return self.account.counts(self.decoded, self.skipped, self.malformed_pages, lost)
+        return self.account.counts(self.decoded, self.skipped, lost)
 
     def totals(self) -> Totals:
         """The stream's running totals: what its blocks hold, and what the last sample said."""
@@ -129,6 +126,12 @@ class Stream:
                 formats.learn(detail)
             elif status in ring.REASONS:
                 self._note_malformed(ring.REASONS[status], detail)
+                # The gap stands behind the entries before it, so these are a block of their own.
+                formats.check(ask, first, known)
+                if not self._close(worker, visit):
+                    return visit
+                formats.adopt()
+                first, known = len(batch), formats.known
             elif status == ring.FULL:
                 formats.check(ask, first, known)
                 if not self._close(worker, visit):
@@ -159,6 +162,7 @@ class Stream:
         if len(batch) == 0:
             # Gaps without an entry after them wait for one: a block has at least one entry.
             batch.reset(keep_gaps=True)
+            self._tell_malformed(visit)
             return True
         needed = block_need_bytes(batch.raw_bytes, len(batch), 1 + len(worker.filters))
         lease, self.lease = self.lease, None
@@ -173,8 +177,10 @@ class Stream:
         lease.shrink(sum(bodies.values()))
         visit.blocks.append((block, lease))
         self.account.add_block(block)
+        self._last_ts = block.last_ts
         batch.reset()
         self._formats.note_closed()
+        self._tell_malformed(visit)
         return True
 
     def _was_reset(self) -> bool:
@@ -192,5 +198,20 @@ class Stream:
         ]
 
     def _note_malformed(self, reason: str, size_bytes: int | None) -> None:
+        """Keep a malformed page, and a gap for what stood behind its fault."""
+        batch = self._batch
         self.decode_errors[reason] = self.decode_errors.get(reason, 0) + 1
-        self._keep_page(self.key, reason, self._batch.bad_page()[:size_bytes])
+        self._keep_page(self.key, reason, batch.bad_page()[:size_bytes])
+        detail = f"{reason} at byte {batch.fault_offset} of a sub-buffer"
+        from_ts = batch.last_ts if len(batch) else self._last_ts
+        self._malformed.append(LooseGap(None, detail, MALFORMED, from_ts))
+
+    def _tell_malformed(self, visit: Visit) -> None:
+        visit.loose_gaps += [gap._replace(after=len(visit.blocks)) for gap in self._malformed]
+        self._malformed.clear()
+
+
+class RecordedStream(Stream):
+    """The reader of one CPU's sub-buffers in a regular file."""
+
+    account_type = RecordedAccount

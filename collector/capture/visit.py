@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from collector.archive.tally import OVERRUN
 from collector.batch import Block
 from collector.capture.budget import Lease
 from collector.capture.filters import EventFilter
@@ -56,10 +57,13 @@ class Sample:
 
 
 class LooseGap(NamedTuple):
-    """Overwritten entries that no block can tell of, for no entry of this run follows them."""
+    """Entries that are missing, of which no block tells."""
 
     lost: int | None  # None: unknown
     detail: str
+    cause: str = OVERRUN
+    from_ts: int | None = None  # of the last entry before it
+    after: int = 0  # how many of the visit's blocks come before it
 
 
 @dataclass(slots=True)

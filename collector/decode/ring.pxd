@@ -70,11 +70,12 @@ cdef class Batch:
     cdef int pending                  # the page at `used` was read but not walked
     cdef uint32_t unknown_id          # what stopped the last walk
     cdef uint64_t batch_bytes         # header and data of the pages in this batch
+    cdef size_t fault_at              # the malformed page that the last fill() found, in pages
+    cdef readonly uint32_t fault_offset  # bytes from that page's start to what can't be
     # Totals since the batch was made; the reader takes differences.
     cdef readonly uint64_t total_entries, total_skipped, total_pages, total_bytes
     cdef int fill_nogil(self, int fd, size_t max_bytes, size_t *taken, int *fault) noexcept nogil
     cdef int walk(self, uint8_t *page) noexcept nogil
-    cdef int malformed(self, uint32_t commit, int reason) noexcept nogil
     cdef int take_gap(self, uint8_t *page, uint32_t commit, uint32_t length) noexcept nogil
     cdef int add_gap(self, int known, uint64_t lost) noexcept nogil
 

@@ -310,7 +310,7 @@ cdef class Batch:
           max_bytes: stop after so many bytes of sub-buffers.
         Returns: (status, detail): detail is the id for UNKNOWN, the errno for
           FAILED, the bytes read for BAD_READ, else None. After a BAD_ status
-          the page is at bad_page(), and the next fill goes on behind it.
+          the page is at bad_page(), its fault at fault_offset in it, and the next fill goes on behind it.
         """
         cdef int status, fault = 0
         cdef size_t taken = 0
@@ -348,6 +348,8 @@ cdef class Batch:
                 self.total_pages += 1
                 if got != plan.subbuf_size:
                     fault[0] = <int> got
+                    self.fault_at = self.used
+                    self.fault_offset = <uint32_t> got
                     return S_BAD_READ
                 self.pending = 1
             status = self.walk(page)
@@ -362,8 +364,8 @@ cdef class Batch:
                 return status
 
     def bad_page(self):
-        """The bytes of the page that the last fill() found malformed."""
-        return self.pages[self.used:self.used + self.layout.subbuf_size]
+        """The bytes of the page that the last fill() found malformed; the entries before its fault are in the batch."""
+        return self.pages[self.fault_at:self.fault_at + self.layout.subbuf_size]
 
     cdef int add_gap(self, int known, uint64_t lost) noexcept nogil:
         cdef Gap *grown
@@ -380,7 +382,7 @@ cdef class Batch:
         return S_OK
 
     cdef int walk(self, uint8_t *page) noexcept nogil:
-        """Index the entries of one sub-buffer at pages + used; all of them or none."""
+        """Index the entries of one sub-buffer at pages + used; of a malformed one, those before its fault."""
         cdef Layout *plan = self.layout
         cdef uint64_t ts = load64(page + plan.ts_offset)
         cdef uint32_t commit = load32(page + plan.commit_offset)   # sign-extended or not: the low half counts
@@ -398,12 +400,15 @@ cdef class Batch:
         cdef uint64_t delta, value, head
         cdef EventSpec *spec
         cdef size_t taken
-        if length > plan.data_size:
-            return self.malformed(commit, S_BAD_COMMIT)
+        cdef int fault = S_OK
         end = p + length
+        if length > plan.data_size:
+            fault = S_BAD_COMMIT
+            end = p
         while p < end:
             if end - p < 4:
-                return self.malformed(commit, S_BAD_TRUNCATED)
+                fault = S_BAD_TRUNCATED
+                break
             word = load32(p)
             kind = word & 31
             delta = word >> 5
@@ -415,11 +420,13 @@ cdef class Batch:
                 if kind == TYPE_PADDING and delta == 0:
                     break   # the rest of the page is void
                 if end - p < 8:
-                    return self.malformed(commit, S_BAD_TRUNCATED)
+                    fault = S_BAD_TRUNCATED
+                    break
                 size = load32(p + 4)
                 if kind == TYPE_PADDING:
                     if size > <size_t> (end - p) - 4:
-                        return self.malformed(commit, S_BAD_OVERRUN)
+                        fault = S_BAD_OVERRUN
+                        break
                     p += 4 + size
                     # A discarded event's delta counts for the next one; 1 is only the mark of dead space.
                     if delta != 1:
@@ -439,12 +446,14 @@ cdef class Batch:
                     p += 8
                     continue
                 if size < 4:
-                    return self.malformed(commit, S_BAD_LENGTH)
+                    fault = S_BAD_LENGTH
+                    break
                 size -= 4
                 payload = p + 8
                 mark = WHERE_LONG
             if size > <size_t> (end - payload) or payload > end:
-                return self.malformed(commit, S_BAD_OVERRUN)
+                fault = S_BAD_OVERRUN
+                break
             p = payload + size
             ts += delta
             if size < plan.head_size:
@@ -472,8 +481,17 @@ cdef class Batch:
             out_head[n] = head
             out_where[n] = <uint32_t> (payload - pages) | mark
             n += 1
-        if commit & MISSED_EVENTS and self.take_gap(page, commit, length) == S_NO_MEMORY:
-            return S_NO_MEMORY
+        if commit & MISSED_EVENTS:
+            # Of a malformed page the count is not to be trusted either: it stands where the data are said to end.
+            if (self.take_gap(page, commit, length) if fault == S_OK else self.add_gap(0, 0)) == S_NO_MEMORY:
+                return S_NO_MEMORY
+        if fault != S_OK:
+            self.fault_at = self.used
+            self.fault_offset = <uint32_t> (p - page) if fault != S_BAD_COMMIT else plan.commit_offset
+            length = <uint32_t> (p - page) - plan.data_offset
+            if n == self.n:
+                self.total_skipped += skipped
+                return fault
         self.total_entries += n - self.n
         self.total_skipped += skipped
         self.n = n
@@ -482,7 +500,9 @@ cdef class Batch:
         # Page-aligned, and behind the stored count of lost entries.
         taken = plan.data_offset + length + 8
         taken = (taken + SYSTEM_PAGE - 1) & ~(<size_t> SYSTEM_PAGE - 1)
-        self.used += taken if taken < plan.subbuf_size else plan.subbuf_size
+        self.used += taken if taken < plan.subbuf_size and fault == S_OK else plan.subbuf_size
+        if fault != S_OK:
+            return fault
         return S_OK if plan.data_size - length <= FULL_SLACK else S_PARTIAL
 
     cdef int take_gap(self, uint8_t *page, uint32_t commit, uint32_t length) noexcept nogil:
@@ -492,12 +512,6 @@ cdef class Batch:
         if commit & MISSED_STORED and plan.data_size - length >= plan.long_size:
             return self.add_gap(1, load64(stored) if plan.long_size == 8 else load32(stored))
         return self.add_gap(0, 0)
-
-    cdef int malformed(self, uint32_t commit, int reason) noexcept nogil:
-        """Note the loss that a malformed page reports; its count is not to be trusted either."""
-        if commit & MISSED_EVENTS and self.add_gap(0, 0) == S_NO_MEMORY:
-            return S_NO_MEMORY
-        return reason
 
 
 cdef int locs_are_inside(EventSpec *spec, uint8_t *payload, uint32_t size) noexcept nogil:

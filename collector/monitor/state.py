@@ -30,6 +30,7 @@ class StreamSnapshot:
     unknown_gaps: int = 0  # flagged without a count
     decode_errors: Mapping[str, int] = field(default_factory=dict)  # {reason: malformed sub-buffers}
     skipped: Mapping[str, int] = field(default_factory=dict)  # {reason: entries}
+    unexplained: int | None = None  # entries that the kernel handed out and nobody has seen
     residual: Mapping[str, int | None] = field(default_factory=dict)  # {identity: |left - right|}, None: unsettled
 
     @property

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import trio
 
-from collector.archive.tally import OVERRUN
 from collector.archive.totals import Totals, build_totals
 from collector.batch import Block, Note, NoteKind, SinkState, StreamKey
 from collector.capture.budget import ByteBudget, Lease
@@ -29,7 +28,6 @@ from collector.config.models import Config
 from collector.decode.columns import Encoder
 from collector.decode.ring import REASONS
 from collector.errors import TracefsError
-from collector.ledger import MALFORMED
 from collector.monitor.state import SinkSnapshot, Snapshot, StreamSnapshot
 from collector.monitor.status import predict_overrun
 from collector.tracefs.files import TracefsDir
@@ -149,12 +147,18 @@ class Pipeline:
 
     def emit(self, stream: Stream, visit: Visit) -> None:
         """Queue what a visit brought."""
-        for block, lease in visit.blocks:
+        for number, (block, lease) in enumerate(visit.blocks):
+            self._emit_gaps(stream, visit, number)
             self.outlet.put(block, lease.release)
-        for gap in visit.loose_gaps:
-            self.emit_gap(stream.key, OVERRUN, gap.lost, None, gap.detail)
+        self._emit_gaps(stream, visit, len(visit.blocks))
         if visit.sample is not None:
             self._emit_sample(stream, visit.sample, stream.totals())
+
+    def _emit_gaps(self, stream: Stream, visit: Visit, after: int) -> None:
+        """Queue the gaps that stand behind so many of the visit's blocks."""
+        for gap in visit.loose_gaps:
+            if gap.after == after:
+                self.emit_gap(stream.key, gap.cause, gap.lost, gap.from_ts, gap.detail)
 
     def emit_gap(
         self, key: StreamKey, cause: str, lost: int | None, from_ts: int | None, detail: str, to_ts: int | None = None
@@ -269,6 +273,14 @@ class Pipeline:
             if now > then:
                 from_ts = before.now_ts if before else None
                 self.emit_gap(stream.key, cause, now - then, from_ts, "between two looks at stats", sample.now_ts)
+        if sample.balance.unexplained > (before.balance.unexplained if before else 0):
+            logger.error(
+                "the kernel handed out entries that nobody has seen",
+                extra={"fields": {
+                    "instance": stream.key.instance, "cpu": stream.key.cpu, "unproven": str(totals.unproven(
+                        sum(stream.decode_errors.values()))),
+                }},
+            )  # fmt: skip
         if sample.resets > (before.resets if before else 0):
             from_ts = before.now_ts if before else None
             self.emit_gap(stream.key, "cleared", None, from_ts, "somebody else reset the ring", sample.now_ts)
@@ -338,6 +350,7 @@ def _stream_snapshot(stream: Stream, source: Source) -> StreamSnapshot:
         gaps=sample.reader.gaps,
         unknown_gaps=sample.reader.unknown_gaps,
         decode_errors=dict.fromkeys(REASONS.values(), 0) | stream.decode_errors,
-        skipped={SKIPPED_SHORT: 0, MALFORMED: 0} | dict(sample.balance.skipped),
+        skipped={SKIPPED_SHORT: 0} | dict(sample.reader.skipped),
+        unexplained=sample.balance.unexplained,
         residual=sample.balance.residual,
     )

@@ -135,7 +135,10 @@ def test_holes_in_a_stream_are_told(tmp_path: Path) -> None:
         ({"residual": 2}, "residual 2, must be 0"),
         ({"read": 7}, "handed out 7 entries, 6 are accounted for"),
         ({"overrun": 1}, "overwrote 1 entries"),
-        ({"read": 9, "skipped": {"malformed": 3}}, ""),
+        ({"read": 9, "unexplained": 3, "residual": 3}, "3 entries unexplained"),
+        ({"read": 9, "unexplained": 3}, "3 entries unexplained"),  # nothing else is wrong
+        # As it was called before: what is in no block balanced.
+        ({"read": 9, "skipped": {"malformed": 3}}, "3 entries unexplained"),
         ({"settled": False, "residual": None, "read": 99}, ""),
     ],
 )

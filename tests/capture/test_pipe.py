@@ -1,6 +1,7 @@
 """Streams of text: blocks, the ledger, and what is carried from one read to the next."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,11 @@ from collector.capture.formats import FormatBook
 from collector.capture.pipe import (
     UNPARSED,
     WHOLE_PIPE_CPU,
-    GraphStream,
     PipeSource,
-    PipeStream,
     TextFormats,
     build_text_format,
     build_text_plan,
+    stream_type_of,
 )
 from collector.capture.source import CaptureSizes, LiveInstance
 from collector.capture.visit import Ask, Visit
@@ -33,7 +33,9 @@ HEAD = b"            bash-1234    [001] d..2.  7489.260301: "
 class TextRig(Rig):
     """A text stream on a pipe that stands in for the kernel's."""
 
-    def __init__(self, fd: int, tracer: str = "nop", budget_bytes: int = 64 * MIB) -> None:
+    def __init__(
+        self, fd: int, tracer: str = "nop", budget_bytes: int = 64 * MIB, options: Collection[str] = ()
+    ) -> None:
         self.fd = fd
         self.stats: CpuStats | None = None
         plan = build_text_plan(tracer, frozenset(), whole=False)
@@ -41,7 +43,7 @@ class TextRig(Rig):
         self.text = TextBatch(plan, 2 * PAGE_BYTES, plan.entries_per_page)
         self.worker = make_worker()
         self.budget = ByteBudget(budget_bytes)
-        self.stream = (GraphStream if tracer == "function_graph" else PipeStream)(
+        self.stream = stream_type_of(tracer, options)(
             StreamKey(RUN, "i", 0), fd, self.text, self.book, self._read_stats, KernelCounts(), self.budget,
             lambda *kept: None, 0.0,
         )  # fmt: skip
@@ -112,16 +114,17 @@ def test_unparsed_lines_are_entries_and_counted() -> None:
         assert [row[5]["message"] for row in rig.rows([visit.blocks[0][0]])] == [b"what is this", b"[LINE TOO BIG]"]
 
 
-def test_function_graph_accounts_for_what_it_does_not_draw() -> None:
+@pytest.mark.parametrize("quiet", [False, True])
+def test_function_graph_accounts_for_what_it_does_not_draw(quiet: bool) -> None:
     with as_ring() as (fd, feed):
-        rig = TextRig(fd, "function_graph")
+        rig = TextRig(fd, "function_graph", options=["nofuncgraph-irqs"] if quiet else [])
         rig.say(read=7, overrun=11)  # two of no line, and a loss inside a leaf
         feed(b" 1)               |  f() {\n 1)   0.1 us      |    g();\n 1)   1.1 us      |  }\n")
         visit = rig.visit(Ask.FLUSH | Ask.SAMPLE | Ask.CLOSE)
         assert visit.sample is not None
-        assert visit.sample.balance.skipped == {"folded": 1, "no_text": 3}
+        assert visit.sample.reader.skipped == {"folded": 1, **({"no_text": 3} if quiet else {})}
         assert [gap.lost for gap in visit.loose_gaps] == [11]
-        assert visit.sample.balance.total == 0
+        assert visit.sample.balance.total == visit.sample.balance.unexplained == (0 if quiet else 3)
 
 
 def test_a_starving_stream_loses_nothing() -> None:

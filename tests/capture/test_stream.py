@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import struct
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.archive.bodies import parse_block
+from collector.archive.tally import OVERRUN
 from collector.batch import MODE_RAW, MODE_TYPED, Missed
 from collector.capture import stream as stream_module
 from collector.capture.budget import ByteBudget
 from collector.capture.sizing import BLOCK_HEAD_BYTES
 from collector.capture.visit import Ask
+from collector.ledger import MALFORMED as MALFORMED_CAUSE
 from collector.ledger import KernelCounts
 from collector.tracefs.formats import parse_event_format
 from tests import pages as made
@@ -254,23 +257,52 @@ def test_records_of_an_unknown_id_stay_bytes() -> None:
     assert rig.rows(blocks) == [(77, 999, 0, 0, 5, record)]
 
 
-def test_malformed_page_is_counted_kept_and_passed_over() -> None:
+def test_malformed_page_is_counted_and_kept_and_is_a_gap_between_blocks() -> None:
     with as_file(page(2) + MALFORMED + page(3, 2000)) as fd:
         rig = Rig(fd)
-        (block,) = blocks_of(rig.visit(), rig.visit(), rig.visit(Ask.CLOSE))
-    assert block.events == 5
+        visits = [rig.visit(), rig.visit(), rig.visit(Ask.CLOSE)]
+    assert [block.events for block in blocks_of(*visits)] == [2, 3]
+    (gap,) = [gap for visit in visits for gap in visit.loose_gaps]
+    assert gap == (None, "commit at byte 8 of a sub-buffer", "malformed", 1020, 1)
     assert rig.stream.decode_errors == {"commit": 1}
     assert rig.evidence == [(rig.stream.key, "commit", MALFORMED)]
 
 
-def test_entries_of_a_malformed_page_are_told_by_the_kernels_count() -> None:
+def test_entries_before_a_fault_are_kept() -> None:
+    """As real pages of 4.19 end: zeros where an entry should begin."""
+    data = made.build_data(made.build_record(505), 1) * 5
+    broken = made.build_page(data + bytes(20), 1000)
+    with as_file(page(2) + broken + page(3, 2000)) as fd:
+        rig = Rig(fd)
+        visits = [rig.visit(), rig.visit(), rig.visit(Ask.CLOSE)]
+    blocks = blocks_of(*visits)
+    assert [block.events for block in blocks] == [7, 3]
+    assert [row[0] for row in rig.rows(blocks)][2:7] == [1001, 1002, 1003, 1004, 1005]
+    (gap,) = [gap for visit in visits for gap in visit.loose_gaps]
+    assert (gap.detail, gap.from_ts, gap.lost) == (f"length at byte {16 + len(data)} of a sub-buffer", 1005, None)
+    assert rig.evidence == [(rig.stream.key, "length", broken)]
+
+
+def test_a_fault_waits_for_the_block_before_it(clock: SimpleNamespace) -> None:
+    """Without memory for that block nothing is told out of turn, and nothing twice."""
+    with as_file(page(2) + MALFORMED + page(3, 2000)) as fd:
+        rig = Rig(fd, budget=ByteBudget(1))
+        visit = rig.visit(Ask.FLUSH)
+        assert (visit.blocks, visit.loose_gaps, visit.starved_bytes > 0) == ([], [], True)
+        rig.stream.lease = ByteBudget(1 << 30).try_take(visit.starved_bytes)
+        visit = rig.visit(Ask.FLUSH)
+    assert ([block.events for block, _ in visit.blocks], len(visit.loose_gaps)) == ([2], 1)
+    assert rig.stream.decoded == 5
+
+
+def test_what_a_malformed_page_held_is_unexplained() -> None:
     with as_file(page(2) + MALFORMED + page(3, 2000)) as fd:
         rig = Rig(fd, stats=make_stats(read=9))
         visits = [rig.visit(Ask.CLOSE | Ask.SAMPLE) for _ in range(3)]
     assert visits[-1].at_end
     totals = rig.stream.totals()
-    assert (totals.events, totals.skipped, totals.decode_errors) == (5, {"malformed": 4}, {"commit": 1})
-    assert (totals.residual, totals.settled) == (0, True)
+    assert (totals.events, totals.skipped, totals.unexplained, totals.decode_errors) == (5, {}, 4, {"commit": 1})
+    assert (totals.residual, totals.settled) == (4, True)
 
 
 def test_gap_of_a_malformed_page_is_kept_without_its_count() -> None:
@@ -318,7 +350,13 @@ def test_any_pages_give_what_the_slow_decoder_gives(pages: list[bytes], room_pag
     blocks = blocks_of(*visits)
     assert rig.rows(blocks) == rows
     gaps = [(b.ordinal + gap.at, gap.lost) for b in blocks for gap in b.gaps]
-    gaps += [(len(rows), gap.lost) for gap in visits[-1].loose_gaps]
+    gaps += [(len(rows), gap.lost) for gap in visits[-1].loose_gaps if gap.cause == OVERRUN]
+    faults, entries = [], 0
+    for visit in visits:
+        ends = [entries, *accumulate((block.events for block, _ in visit.blocks), initial=entries)][1:]
+        faults += [ends[gap.after] for gap in visit.loose_gaps if gap.cause == MALFORMED_CAUSE]
+        entries = ends[-1]
+    assert faults == slow.behind
     assert gaps == [(at, lost if lost is None or lost < 1 << 48 else None) for at, lost in slow.gaps]
     assert [reason for _, reason, _ in rig.evidence] == [reason for _, reason in slow.malformed]
     assert dict(rig.stream.skipped) == dict(slow.skipped)

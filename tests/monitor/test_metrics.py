@@ -22,6 +22,7 @@ FULL = Snapshot(
             kernel_entries=12, kernel_bytes=480, kernel_size_bytes=8388608, oldest_age_s=0.25, reader_bytes=65536,
             reader_pages=1, decoded_events=990, gap_known_events=5, gaps=2, unknown_gaps=1,
             decode_errors={"length": 1, "commit": 0}, skipped={"malformed": 10},
+            unexplained=4,
             residual={"read": 0, "overrun": None},
         ),
         StreamSnapshot("ftrace-collector", 1, decode_errors={"length": 2, "commit": 0}, skipped={"malformed": 1}),

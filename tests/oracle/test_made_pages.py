@@ -85,13 +85,15 @@ def test_stale_data_behind_the_commit_is_not_looked_at() -> None:
         (p.build_word(0, 0) + struct.pack("<I", 0xFFFFFFFF), 8, "overrun_entry"),
     ],
 )
-def test_malformed_page_gives_no_entry_but_its_gap(data: bytes, commit: int, reason: str) -> None:
+def test_malformed_page_gives_what_is_before_its_fault_and_its_gap(data: bytes, commit: int, reason: str) -> None:
+    whole = int(reason == "truncated" and len(data) == 24)
     bad = p.build_page(data, commit=commit | p.LOST)
     good = p.build_page(p.build_data(BARE))
     got = decode(good, bad, good)
     assert got.malformed == [(1, reason)]
     assert got.gaps == [(1, None)]
-    assert len(got.entries) == 2
+    assert got.behind == [1 + whole]
+    assert len(got.entries) == 2 + whole
 
 
 def test_record_without_a_whole_head_is_skipped_and_its_time_counts() -> None:
