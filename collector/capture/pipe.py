@@ -6,6 +6,7 @@ Formatting a line costs the kernel some 2.6 us, and the reading process pays: ra
 docs/text-pipes.md says what text cannot tell.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from collector.decode.text import PAGE_BYTES, TextBatch
 from collector.decode.text_plan import (
     HAS_COMM,
     HAS_CPU,
+    HAS_LAZY,
     HAS_TGID,
     KIND_FIXED,
     KIND_NAMED,
@@ -28,9 +30,11 @@ from collector.decode.text_plan import (
     TextPlan,
 )
 from collector.ledger import KernelCounts, ReaderCounts
+from collector.tracefs.columns import parse_flag_columns
 from collector.tracefs.events import EventName
 from collector.tracefs.formats import EventFormat, parse_event_format
 from collector.tracefs.layout import PageLayout
+from collector.tracefs.snapshots import SWAPPING_TRACERS
 from collector.tracefs.stats import sum_stats
 
 # The CPU under which the pipe of all CPUs is kept: none can have this number (CONFIG_NR_CPUS is at most 8192), and
@@ -57,6 +61,14 @@ _TRACER_EVENTS = {
     "user_stack": ("ftrace", "user_stack"),
     "function": ("ftrace", "function"),
 }
+logger = logging.getLogger(__name__)
+
+_HEADLESS = frozenset({"nocontext-info", "raw", "hex", "bin"})  # options under which lines have no head
+
+# So many lines are judged together, and so many of them may be of a form that is not known.
+JUDGED_LINES = 200
+MOST_UNPARSED = 0.5
+
 _MARKER = "tracing_mark_write"  # the function that a marker's line names
 
 
@@ -113,6 +125,9 @@ def build_text_format(event_id: int, name: str, has: int) -> str:
               "int common_pid;\toffset:4;\tsize:4;\tsigned:1;"]  # fmt: skip
     own = []
     at = 8
+    if has & HAS_LAZY:  # a common field of the kernels that have it
+        fields.append(f"unsigned int common_preempt_lazy_count;\toffset:{at};\tsize:4;\tsigned:0;")
+        at += 4
     for bit, declaration, size, signed in (
         (HAS_COMM, "char comm[16]", 16, 0),
         (HAS_CPU, "unsigned int cpu", 4, 0),
@@ -134,27 +149,31 @@ def is_graph(tracer: str, options: Collection[str]) -> bool:
 def stream_type_of(tracer: str, options: Collection[str]) -> type[Stream]:
     """What reads such lines."""
     if not is_graph(tracer, options):
-        return PipeStream
+        return BareStream if not _HEADLESS.isdisjoint(options) else PipeStream
     return QuietGraphStream if "nofuncgraph-irqs" in options else GraphStream
 
 
-def build_text_plan(tracer: str, options: Collection[str], *, whole: bool) -> TextPlan:
+def build_text_plan(tracer: str, options: Collection[str], *, whole: bool, header: str = "") -> TextPlan:
     """What a line looks like under a tracer and trace_options, as they are when the pipe is opened.
 
     Args:
       options: words of trace_options; `noX` is X switched off.
       whole: lines of all CPUs come through one pipe.
+      header: of the file `trace`; it names the flag columns. "": their number tells.
     """
     plan = TextPlan(_LAYOUT, CommonHead())
+    drawn_latency = tracer in SWAPPING_TRACERS and is_graph(tracer, options)  # whose drawing has columns of its own
     plan.set_form(
         whole=whole,
         latency="latency-format" in options,
         verbose="verbose" in options,
         graph=is_graph(tracer, options),
-        graph_cpu="nofuncgraph-cpu" not in options,
-        graph_abstime="funcgraph-abstime" in options,
-        graph_proc="funcgraph-proc" in options,
-        graph_duration="nofuncgraph-duration" not in options,
+        graph_cpu=drawn_latency or "nofuncgraph-cpu" not in options,
+        graph_abstime=not drawn_latency and "funcgraph-abstime" in options,
+        graph_proc=drawn_latency or "funcgraph-proc" in options,
+        graph_duration=drawn_latency or "nofuncgraph-duration" not in options,
+        graph_reltime=drawn_latency,
+        flags=parse_flag_columns(header),
     )
     return plan
 
@@ -168,7 +187,9 @@ class PipeStream(Stream):
     """
 
     gap_source = GAP_SOURCE
+    has_heads = True  # lines say who, where and when
     _batch: TextBatch
+    _judged = (0, 0)  # entries, and those of them that are lines without a form, at the last judgement
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -182,11 +203,35 @@ class PipeStream(Stream):
         visit = super().visit(worker, ask, max_bytes)
         if self._batch.total_unparsed:
             self.decode_errors[UNPARSED] = self._batch.total_unparsed
+            self._judge()
         return visit
+
+    def _judge(self) -> None:
+        """Whether lines are of a form that is not known: of single ones, a text with newlines may be the cause."""
+        entries, unparsed = self._batch.total_entries, self._batch.total_unparsed
+        if not self.has_heads or entries - self._judged[0] < JUDGED_LINES:
+            return
+        share = (unparsed - self._judged[1]) / (entries - self._judged[0])
+        self._judged = entries, unparsed
+        if share <= MOST_UNPARSED:
+            self.problem = None
+            return
+        if self.problem is None:
+            example = self._batch.unparsed_example.partition(b"\n")[0].decode("utf-8", "backslashreplace")
+            logger.error(
+                "lines of a text pipe are of a form that is not known; they are kept as they are",
+                extra={"fields": {
+                    "instance": self.key.instance, "cpu": self.key.cpu, "share": f"{share:.0%}", "line": example,
+                    "expected": "COMM-PID [CPU] FLAGS TIME: ..., see docs/text-pipes.md",
+                }},
+            )  # fmt: skip
+        self.problem = f"lines of {self.key.instance} CPU {self.key.cpu} do not parse: {share:.0%} of the last ones"
 
     def _sample(self, visit: Visit) -> None:
         if not self._batch.held_bytes:  # else read from the kernel, but in no entry yet
             super()._sample(visit)
+        if visit.sample is not None and visit.sample.now_ts is not None:
+            self._batch.note_time(visit.sample.now_ts)
 
 
 class GraphAccount(Account):
@@ -205,9 +250,16 @@ class QuietGraphAccount(GraphAccount):
         return reader if missing <= 0 else replace(reader, skipped={**reader.skipped, SKIPPED_NO_TEXT: missing})
 
 
+class BareStream(PipeStream):
+    """The reader of lines that the instance's options leave without a head."""
+
+    has_heads = False
+
+
 class GraphStream(PipeStream):
     """The reader of a text pipe with function_graph's drawing."""
 
+    has_heads = False
     account_type: type[Account] = GraphAccount
 
 
@@ -235,7 +287,8 @@ class PipeSource(LiveSource):
         options = frozenset((tree.try_read_text("trace_options") or "").split())
         tracer = (tree.try_read_text("current_tracer") or "").strip()
         self.stream_type = stream_type_of(tracer, options)
-        plan = build_text_plan(tracer, options, whole=whole)
+        header = tree.read_head("trace") if tree.exists("trace") else ""
+        plan = build_text_plan(tracer, options, whole=whole, header=header)
         self.plan = plan
         self.book = FormatBook(plan, TextFormats(plan, tree.list_events).get, build_format_object)
         if whole:

@@ -63,6 +63,7 @@ class Stream:
         self.fd = fd
         self.lease: Lease | None = None  # for the next block, when it had to be waited for
         self.decode_errors: dict[str, int] = {}  # {reason: pages}
+        self.problem: str | None = None  # why what is read is not what it should be, for /readyz
         self.account = self.account_type(read_stats, base)
         self._batch = batch
         self._formats = FormatWatch(book, batch, self._was_reset, is_live=self.is_live)

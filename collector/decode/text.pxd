@@ -8,6 +8,7 @@ from collector.decode.text_plan cimport Name, TextPlan
 
 cdef enum:
     FOLLOWS = 1024            # a power of two
+    EXAMPLE_BYTES = 160
 
 
 cdef class TextBatch(Batch):
@@ -25,6 +26,8 @@ cdef class TextBatch(Batch):
     cdef uint32_t miss_id, miss_key, miss_size
     cdef const uint8_t *miss_name
     cdef readonly uint64_t total_unparsed   # entries that are lines kept as they are
+    cdef uint8_t example[EXAMPLE_BYTES]     # the beginning of the last of them
+    cdef uint32_t example_size
     cdef readonly uint64_t total_folded     # entries of the ring that share a line with the one before
     cdef int fill_text(self, int fd, size_t max_bytes, int *fault) noexcept nogil
     cdef int parse(self, int is_final) noexcept nogil

@@ -4,7 +4,8 @@
 
 An entry's record is made up: the common head, then what the line tells beside it, then the event's own text.
 
-    type u16, flags u8, preempt count u8, pid s32, [comm 16 bytes], [cpu u32], [tgid s32], text to the end
+    type u16, flags u8, preempt count u8, pid s32, [preempt-lazy count u32], [comm 16 bytes], [cpu u32], [tgid s32],
+    text to the end
 
 So the column encoder takes it as it takes a record of the kernel. What a line is: text_lines.pyx and text_drawing.pyx;
 which id its event has: text_plan.pyx. Text of an event can pretend to be a line of its own, and nothing in the pipe
@@ -23,9 +24,9 @@ from collector.decode.ring cimport Batch, Plan, WHERE_LONG
 from collector.decode.scan cimport are_equal, behind_line, behind_number, is_digit, number_at, store32, store64
 from collector.decode.text_drawing cimport behind_drawing, read_drawing
 from collector.decode.text_forms cimport (
-    C_HAS_COMM, C_HAS_CPU, C_HAS_TGID, C_KIND_NAMED, C_KIND_SYSCALL_ENTER, C_KIND_SYSCALL_EXIT, FIXED_GRAPH,
+    C_HAS_COMM, C_HAS_CPU, C_HAS_LAZY, C_HAS_TGID, C_KIND_NAMED, C_KIND_SYSCALL_ENTER, C_KIND_SYSCALL_EXIT, FIXED_GRAPH,
     FIXED_UNPARSED, Form, GUARD_BYTES, Head, LINE_CONTEXT, LINE_GRAPH, LINE_GRAPH_BEFORE, LINE_LOST, LINE_MORE,
-    LINE_TOO_BIG, WITH_TGID,
+    LINE_TOO_BIG, WITH_LAZY, WITH_TGID,
 )
 from collector.decode.text_lines cimport find_context, fixed_of, kind_of
 from collector.decode.text_plan cimport NAME_MOST, NAMES_MOST, Name, TextPlan
@@ -44,7 +45,7 @@ cdef enum:
     NOT_AHEAD = 0xFFFFFFFF
     NO_KEY = 0xFFFFFFFF
     COMM_BYTES = 16
-    MOST_HEAD_BYTES = 8 + 16 + 4 + 4   # of a record, before its text
+    MOST_HEAD_BYTES = 8 + 4 + 16 + 4 + 4   # of a record, before its text
 
 cdef enum:
     S_OK = -1
@@ -83,6 +84,15 @@ cdef class TextBatch(Batch):
         self.text_plan = <TextPlan> plan
         self.text = self.pages + pages_size - C_TEXT_BYTES
         self.ahead_at = NOT_AHEAD
+
+    def note_time(self, uint64_t ts):
+        """The trace clock now, for lines without a time that come before the next that has one."""
+        self.last_time = max(self.last_time, ts)
+
+    @property
+    def unparsed_example(self):
+        """What the last line that was kept as it is begins with."""
+        return (<const char *> self.example)[:self.example_size]
 
     @property
     def held_bytes(self):
@@ -275,13 +285,13 @@ cdef class TextBatch(Batch):
                 self.miss_key = key
                 return S_UNKNOWN
         key = fixed_of(body, p, stop)
-        return self.put(self.text_plan.fixed[key | (WITH_TGID if head.has & C_HAS_TGID else 0)], head, body, stop)
+        return self.put(self.text_plan.fixed[key | with_parts(head.has)], head, body, stop)
 
     cdef int put_named(self, const Name *name, const Head *head, const uint8_t *text, const uint8_t **end) noexcept nogil:
         """Add an event with a name; its text ends at *end, or where another line begins in it."""
         cdef int status
         if name.joins and not self.text_plan.form.latency:
-            end[0] = find_context(text, end[0], &self.seen)
+            end[0] = find_context(text, end[0], &self.text_plan.form, &self.seen)
         status = self.put(name, head, text, end[0])
         if status == S_OK:
             self.recent = self.recent << 3 ^ name.event_id
@@ -308,6 +318,8 @@ cdef class TextBatch(Batch):
         status = self.put(self.text_plan.fixed[FIXED_UNPARSED], &head, start, stop)
         if status == S_OK:
             self.total_unparsed += 1
+            self.example_size = <uint32_t> min(stop - start, <ssize_t> EXAMPLE_BYTES)
+            memcpy(self.example, start, self.example_size)
         return status
 
     cdef int put(self, const Name *name, const Head *head, const uint8_t *p, const uint8_t *stop) noexcept nogil:
@@ -324,6 +336,9 @@ cdef class TextBatch(Batch):
             self.miss_id = name.event_id
             return S_UNKNOWN
         store64(record, head.word | name.event_id)
+        if name.key & C_HAS_LAZY:
+            store32(record + at, head.lazy)
+            at += 4
         if name.key & C_HAS_COMM:
             store64(record + at, head.comm[0])
             store64(record + at + 8, head.comm[1])
@@ -345,3 +360,8 @@ cdef class TextBatch(Batch):
         self.used += 4 + at
         self.total_entries += 1
         return S_OK
+
+
+cdef inline uint32_t with_parts(uint32_t has) noexcept nogil:
+    """The WITH_ bits of an entry's HAS_ bits."""
+    return (WITH_TGID if has & C_HAS_TGID else 0) | (WITH_LAZY if has & C_HAS_LAZY else 0)

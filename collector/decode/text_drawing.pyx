@@ -2,7 +2,8 @@
 # cython: freethreading_compatible=True
 """The drawing of function_graph: which of its lines begin an event, and what they say. No Python interface.
 
-    graph = [time " |  "] [" " cpu ") "] [comm "-" pid " | "] duration "|  " text NL *more     ; each as its option says
+    graph = [time " |  "] [" " cpu ") "] [comm "-" pid " | "] [flags " | "] duration "|  " text NL *more
+            ; each as its option says. Under a latency tracer time is " " us " us"
 
 The whole line is kept, with the rulers and arrows that were drawn before it. Bounds: as in text_lines.pyx.
 """
@@ -11,6 +12,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
 
 from collector.decode.scan cimport behind_blanks, behind_line, behind_number, find_bytes, is_digit
+from collector.decode.text_lines cimport behind_flags
 from collector.decode.text_forms cimport Form, Head, LINE_GRAPH, LINE_GRAPH_BEFORE, LINE_MORE
 
 
@@ -36,6 +38,12 @@ cdef int kind_of_drawing(const uint8_t *p, const uint8_t *stop, const Form *form
         if q - p != 6 or memcmp(q, b" |  ", 4) != 0:
             return LINE_MORE
         p = q + 4
+    if form.graph_reltime:
+        q = behind_blanks(p)
+        p = behind_number(q, &value)
+        if p == q or memcmp(p, b" us |  ", 7) != 0:
+            return LINE_MORE
+        p += 6
     if form.graph_cpu:
         if p[0] != c' ':
             return LINE_MORE
@@ -79,6 +87,10 @@ cdef int read_drawing(const uint8_t *start, const uint8_t *stop, const Form *for
         p = behind_number(p + 1, &us)
         head.ts = (seconds * 1000000 + us) * 1000
         p += 4   # _|__
+    if form.graph_reltime:
+        p = behind_number(behind_blanks(p), &us)
+        head.ts = us * 1000
+        p += 6   # _us_|_
     if form.graph_cpu:
         p = behind_number(behind_blanks(p), &seconds)
         head.cpu = <uint32_t> seconds
@@ -88,6 +100,8 @@ cdef int read_drawing(const uint8_t *start, const uint8_t *stop, const Form *for
         if bar != NULL:
             head.word = <uint64_t> pid_before(bar, p) << 32
             p = bar + 3
+    if form.latency:
+        behind_flags(behind_blanks(p), form, head)
     bars = (form.latency != 0) + (form.graph_duration != 0)
     while bars:
         bar = <const uint8_t *> memchr(p, c'|', stop - p)

@@ -10,6 +10,7 @@ cdef enum:
     LINE_TOO_BIG = 3
     LINE_GRAPH = 4
     LINE_GRAPH_BEFORE = 5     # of the drawing, and of the event that follows
+    LINE_ALIEN = 6            # has a head of a form that is not known: an event of its own, whatever stands before it
 
 # Lines without a name of their own; names in text_plan.pyx.
 cdef enum:
@@ -22,16 +23,32 @@ cdef enum:
     FIXED_GRAPH = 6
     FIXED_UNPARSED = 7
     WITH_TGID = 8
+    WITH_LAZY = 16
+    FIXED_NUMBERS = 32
 
 # Parts of a record beside the common head, and kinds of lines: the key under which a name has its id.
 cdef enum:
     C_HAS_COMM = 1
     C_HAS_CPU = 2
     C_HAS_TGID = 4
+    C_HAS_LAZY = 8            # the preempt-lazy count of RT and RHEL
+    C_HAS_MASK = 15
     C_KIND_NAMED = 0
-    C_KIND_SYSCALL_ENTER = 8
-    C_KIND_SYSCALL_EXIT = 16
-    C_KIND_FIXED = 24
+    C_KIND_SYSCALL_ENTER = 16
+    C_KIND_SYSCALL_EXIT = 32
+    C_KIND_FIXED = 48
+
+# What a flag column says.
+cdef enum:
+    FLAG_IRQS = 0
+    FLAG_NEED_RESCHED = 1
+    FLAG_IRQ_CONTEXT = 2
+    FLAG_NEED_RESCHED_LAZY = 3
+    FLAG_PREEMPT_DEPTH = 4
+    FLAG_PREEMPT_LAZY_DEPTH = 5
+    FLAG_MIGRATE_DISABLE = 6
+    FLAG_OTHER = 7
+    FLAGS_MOST = 12
 
 cdef enum:
     GUARD_BYTES = 128         # zeros behind the text: no step of the grammar takes them, none looks further ahead
@@ -47,6 +64,7 @@ cdef struct Head:
     uint32_t cpu
     int32_t tgid
     uint32_t has              # HAS_ bits
+    uint32_t lazy             # preempt-lazy count
     const uint8_t *body       # the event's own text
 
 
@@ -56,6 +74,9 @@ cdef struct Form:
     int latency, verbose      # options latency-format and verbose
     int graph                 # function_graph: no head, but a drawing
     int graph_cpu, graph_abstime, graph_proc, graph_duration
+    int graph_reltime         # of a latency tracer: us since its latency began
+    uint32_t n_flags          # columns that the header names; 0: it says nothing
+    uint8_t flags[FLAGS_MOST] # what each of them says
 
 
 cdef struct Prefix:

@@ -5,14 +5,18 @@
 Grammar of a line, to the byte (kernel/trace/trace_output.c; %5s: at least 5 wide, right-aligned):
 
     event    = context text NL *more
-    context  = %16s comm "-" %-7d pid " " [ "(" %7d tgid or "-------" ") " ] "[" %03d cpu "] " [flags] time ": "
-    flags    = 4 or 5 characters, see FLAGS; none with the option irq-info off
+    context  = %16s comm "-" pid " " [ "(" tgid or dashes ") " ] "[" %03d cpu "] " [flags] time ": "
+    pid      = %-7d, before 5.10 %-5d
+    tgid     = %7d, before 5.10 %5d; as many dashes for one that is not known
+    flags    = a character for each column that the header of `trace` names: 4, from 5.15 on 5, 6 or 7 with PREEMPT_RT
+               and in RHEL, see FLAGS; none with the option irq-info off
     time     = " " %5lu s "." %06lu us, or " " %12llu for clocks that are no nanoseconds
-    latency  = %8.8s comm "-" %-7d pid " " %3d cpu flags " " %4lld us "us" mark ": "
+    latency  = %8.8s comm "-" pid " " %3d cpu flags " " %4lld us "us" mark ": "
     verbose  = %16s comm " " %7d pid " " %3d cpu " " flags " " %08x preempt " " %08lx " [" %08llx us "] " ... "): "
     lost     = "CPU:" cpu " [LOST " [count " "] "EVENTS]" NL
     text     = name ": " ... or what a tracer makes of it
-    more     = a line that begins no event: of a stack trace, or of a text with newlines in it
+    more     = a line that begins no event: of a stack trace, or of a text with newlines in it. One that has a comm, a
+               pid, a CPU and a colon in their places begins one all the same, though the rest of its head is not known
     joined   = context text context text NL            ; of trace_printk, whose text may lack the newline
     graph    = function_graph's, see text_drawing.pyx
 
@@ -30,8 +34,9 @@ from collector.decode.ring cimport load64
 from collector.decode.scan cimport behind_blanks, behind_line, behind_number, find_bytes, is_digit
 from collector.decode.text_drawing cimport kind_of_drawing
 from collector.decode.text_forms cimport (
-    C_HAS_TGID, FIXED_BLK, FIXED_FUNCTION, FIXED_OTHER, FIXED_RAW_DATA, FIXED_STACK, FIXED_USER_STACK, Form, Head,
-    LINE_CONTEXT, LINE_LOST, LINE_MORE, LINE_TOO_BIG, PREFIX_BYTES, Prefix, Seen,
+    C_HAS_LAZY, C_HAS_TGID, FIXED_BLK, FIXED_FUNCTION, FIXED_OTHER, FIXED_RAW_DATA, FIXED_STACK, FIXED_USER_STACK, FLAGS_MOST,
+    FLAG_IRQS, FLAG_IRQ_CONTEXT, FLAG_MIGRATE_DISABLE, FLAG_NEED_RESCHED, FLAG_NEED_RESCHED_LAZY, FLAG_PREEMPT_DEPTH,
+    FLAG_PREEMPT_LAZY_DEPTH, Form, Head, LINE_ALIEN, LINE_CONTEXT, LINE_LOST, LINE_MORE, LINE_TOO_BIG, PREFIX_BYTES, Prefix, Seen,
 )
 
 cdef enum:
@@ -70,9 +75,9 @@ cdef int kind_of(const uint8_t *p, const uint8_t *stop, const Form *form, Seen *
     if form.verbose:
         body = behind_verbose(p, head)
     elif form.latency:
-        body = behind_latency(p, head)
+        body = behind_latency(p, form, head)
     else:
-        body = behind_context(p, seen, head)
+        body = behind_context(p, form, seen, head)
     if body != NULL and body <= stop:
         head.body = body
         return LINE_CONTEXT
@@ -80,10 +85,27 @@ cdef int kind_of(const uint8_t *p, const uint8_t *stop, const Form *form, Seen *
         return LINE_LOST
     if p[0] == c'[' and memcmp(p, b"[LINE TOO BIG]\n", 15) == 0:
         return LINE_TOO_BIG
-    return kind_of_drawing(p, stop, form) if form.graph else LINE_MORE
+    if form.graph:
+        return kind_of_drawing(p, stop, form)
+    return LINE_ALIEN if not form.latency and has_a_head(p, stop) else LINE_MORE
 
 
-cdef const uint8_t *behind_context(const uint8_t *p, Seen *seen, Head *head) noexcept nogil:
+cdef int has_a_head(const uint8_t *p, const uint8_t *stop) noexcept nogil:
+    """Whether a line has a thread, a CPU and a time in their places, whatever stands between them."""
+    cdef const uint8_t *end
+    cdef const uint8_t *cpu
+    cdef const uint8_t *colon
+    if p[16] != c'-' or not is_digit(p[17]):
+        return 0
+    end = behind_line(p, stop, 1)
+    cpu = find_bytes(p + 18, end, b" [", 2)
+    if cpu == NULL or cpu - p > 40 or not is_digit(cpu[2]):
+        return 0
+    colon = find_bytes(cpu + 3, end, b": ", 2)
+    return colon != NULL and is_digit((colon - 1)[0]) and find_bytes(cpu + 3, colon, b"] ", 2) != NULL
+
+
+cdef const uint8_t *behind_context(const uint8_t *p, const Form *form, Seen *seen, Head *head) noexcept nogil:
     """Behind a context with its ": "; NULL where there is none."""
     cdef const uint8_t *q
     cdef Prefix *known
@@ -100,6 +122,7 @@ cdef const uint8_t *behind_context(const uint8_t *p, Seen *seen, Head *head) noe
         head.cpu = known.cpu
         head.has = 0
         head.tgid = 0
+        head.lazy = 0
         q = p + PREFIX_BYTES
     else:
         q = behind_prefix(p, head)
@@ -115,7 +138,7 @@ cdef const uint8_t *behind_context(const uint8_t *p, Seen *seen, Head *head) noe
             known.comm[1] = head.comm[1]
             known.cpu = head.cpu
     if q[0] != c' ':
-        q = behind_flags(q, head)
+        q = behind_flags(q, form, head)
         if q == NULL:
             return NULL
     if q[0] != c' ':
@@ -154,7 +177,9 @@ cdef void take_comm(const uint8_t *p, uint32_t width, Head *head) noexcept nogil
         head.comm[at >> 3] |= <uint64_t> p[i + at] << ((at & 7) << 3)
 
 
-cdef const uint8_t *find_context(const uint8_t *p, const uint8_t *stop, Seen *seen) noexcept nogil:
+cdef const uint8_t *find_context(
+    const uint8_t *p, const uint8_t *stop, const Form *form, Seen *seen
+) noexcept nogil:
     """The first context in a text; stop when there is none."""
     cdef const uint8_t *q = p
     cdef const uint8_t *body
@@ -164,14 +189,14 @@ cdef const uint8_t *find_context(const uint8_t *p, const uint8_t *stop, Seen *se
         if q == NULL:
             return stop
         if q - p >= 16:
-            body = behind_context(q - 16, seen, &head)
+            body = behind_context(q - 16, form, seen, &head)
             if body != NULL and body <= stop:
                 return q - 16
         q += 1
     return stop
 
 
-cdef const uint8_t *behind_latency(const uint8_t *p, Head *head) noexcept nogil:
+cdef const uint8_t *behind_latency(const uint8_t *p, const Form *form, Head *head) noexcept nogil:
     """Behind a context with the option latency-format; its time counts from the buffer's start, in us or units."""
     cdef const uint8_t *q
     cdef uint64_t value
@@ -184,7 +209,7 @@ cdef const uint8_t *behind_latency(const uint8_t *p, Head *head) noexcept nogil:
     q = behind_blanks(q)
     if not is_digit(q[0]):
         return NULL
-    q = behind_cpu_before_flags(q, head)
+    q = behind_flags(behind_cpu(q, head), form, head)   # without a blank between; a first flag is no digit
     if q == NULL or q[0] != c' ':
         return NULL
     q = behind_blanks(q)
@@ -200,12 +225,6 @@ cdef const uint8_t *behind_latency(const uint8_t *p, Head *head) noexcept nogil:
     return q + 2
 
 
-cdef const uint8_t *behind_cpu_before_flags(const uint8_t *p, Head *head) noexcept nogil:
-    """Behind %3d cpu and the flags that follow without a blank; a first flag is no digit."""
-    p = behind_cpu(p, head)
-    return behind_flags(p, head)
-
-
 cdef const uint8_t *behind_verbose(const uint8_t *p, Head *head) noexcept nogil:
     """Behind a context with the options latency-format and verbose."""
     cdef const uint8_t *q = p + 16
@@ -215,6 +234,7 @@ cdef const uint8_t *behind_verbose(const uint8_t *p, Head *head) noexcept nogil:
         return NULL
     head.has = 0
     head.tgid = 0
+    head.lazy = 0
     take_comm(p, 16, head)
     q = behind_blanks(q)
     if not is_digit(q[0]):
@@ -257,39 +277,39 @@ cdef const uint8_t *behind_verbose(const uint8_t *p, Head *head) noexcept nogil:
 
 
 cdef inline const uint8_t *behind_pid(const uint8_t *p, Head *head) noexcept nogil:
-    """Behind %-7d and a blank; begins a head anew."""
+    """Behind a pid, the blanks that fill its column up, and one more; begins a head anew."""
     cdef uint64_t value
     cdef int is_negative = p[0] == c'-'
     cdef const uint8_t *q = p + is_negative
     if not is_digit(q[0]):
         return NULL
     q = behind_number(q, &value)
-    if q - p > 11 or value > <uint64_t> 1 << 31:
+    if q - p > 11 or value > <uint64_t> 1 << 31 or q[0] != c' ':
         return NULL
-    while q < p + 7:
-        if q[0] != c' ':
-            return NULL
+    q += 1
+    while q[0] == c' ' and q - p < 8:   # %-7d, or before 5.10 %-5d
         q += 1
-    if q[0] != c' ':
-        return NULL
     head.word = <uint64_t> (<uint32_t> (-value if is_negative else value)) << 32
     head.has = 0
     head.tgid = 0
-    return q + 1
+    head.lazy = 0
+    return q
 
 
 cdef const uint8_t *behind_tgid(const uint8_t *p, Head *head) noexcept nogil:
     """Behind what follows the bracket of a tgid; unknown is 0, as in the kernel."""
     cdef const uint8_t *q
     cdef uint64_t value = 0
-    if memcmp(p, b"-------) ", 9) == 0:
-        q = p + 7
+    if p[0] == c'-':   # as many as the column is wide
+        q = p
+        while q[0] == c'-':
+            q += 1
     else:
         q = behind_blanks(p)
         if not is_digit(q[0]):
             return NULL
         q = behind_number(q, &value)
-    if q - p < 7 or q[0] != c')' or q[1] != c' ' or value >> 31:
+    if q - p < 5 or q - p > 11 or q[0] != c')' or q[1] != c' ' or value >> 31:
         return NULL
     head.tgid = <int32_t> value
     head.has = C_HAS_TGID
@@ -303,20 +323,68 @@ cdef inline const uint8_t *behind_cpu(const uint8_t *p, Head *head) noexcept nog
     return p
 
 
-cdef inline const uint8_t *behind_flags(const uint8_t *p, Head *head) noexcept nogil:
-    """Behind 4 or 5 flag columns and before a blank."""
-    cdef uint8_t a = flag_table[0][p[0]], b = flag_table[1][p[1]], c = flag_table[2][p[2]]
-    cdef uint8_t low = hex_table[p[3]], high = 0
-    if a == NO_FLAG or b == NO_FLAG or c == NO_FLAG or low == NO_FLAG:
-        return NULL
-    p += 4
-    if p[0] != c' ':   # kernels before 5.15 have no fifth column
-        high = hex_table[p[0]]
-        if high == NO_FLAG:
+cdef const uint8_t *behind_flags(const uint8_t *p, const Form *form, Head *head) noexcept nogil:
+    """Behind the flag columns and before a blank."""
+    cdef uint8_t a, b, c, low, high = 0
+    cdef uint32_t n
+    if form.n_flags == 0 or (form.n_flags <= 5 and form.flags[0] == FLAG_IRQS and form.flags[3] == FLAG_PREEMPT_DEPTH):
+        a = flag_table[0][p[0]]
+        b = flag_table[1][p[1]]
+        c = flag_table[2][p[2]]
+        low = hex_table[p[3]]
+        if a != NO_FLAG and b != NO_FLAG and c != NO_FLAG and low != NO_FLAG:
+            if p[4] != c' ':   # kernels before 5.15 have no fifth column
+                high = hex_table[p[4]]
+            if high != NO_FLAG and p[4 + (p[4] != c' ')] == c' ':
+                head.word |= <uint64_t> (a | b | c) << 16 | <uint64_t> (high << 4 | low) << 24
+                return p + 4 + (p[4] != c' ')
+    n = 0
+    while n < FLAGS_MOST and p[n] > c' ':
+        n += 1
+    if form.n_flags:
+        return behind_columns(p, n, form.flags, head) if n == form.n_flags else NULL
+    if n == 7:
+        return behind_columns(p, n, SEVEN_COLUMNS, head)
+    return behind_columns(p, n, SIX_COLUMNS, head) if n == 6 else NULL
+
+
+# What the columns are where no header says it. PREEMPT_RT, and RHEL, whose need-resched has no column for lazy.
+cdef uint8_t SEVEN_COLUMNS[7]
+SEVEN_COLUMNS[:] = [
+    FLAG_IRQS, FLAG_NEED_RESCHED, FLAG_NEED_RESCHED_LAZY, FLAG_IRQ_CONTEXT, FLAG_PREEMPT_DEPTH, FLAG_PREEMPT_LAZY_DEPTH,
+    FLAG_MIGRATE_DISABLE,
+]
+cdef uint8_t SIX_COLUMNS[6]
+SIX_COLUMNS[:] = [
+    FLAG_IRQS, FLAG_NEED_RESCHED, FLAG_IRQ_CONTEXT, FLAG_PREEMPT_DEPTH, FLAG_PREEMPT_LAZY_DEPTH, FLAG_MIGRATE_DISABLE,
+]
+
+
+cdef const uint8_t *behind_columns(const uint8_t *p, uint32_t n, const uint8_t *columns, Head *head) noexcept nogil:
+    """Behind n flag columns, each of which says what `columns` tells."""
+    cdef uint32_t i
+    cdef uint8_t value, flags = 0, low = 0, high = 0
+    for i in range(n):
+        if columns[i] <= FLAG_IRQ_CONTEXT:
+            value = flag_table[columns[i]][p[i]]
+            flags |= value
+        elif columns[i] == FLAG_NEED_RESCHED_LAZY:
+            value = flag_table[1][p[i]]   # L, l, or what need-resched has
+            flags |= 0x02 if value != 0 else 0
+        elif columns[i] == FLAG_PREEMPT_DEPTH:
+            value = low = hex_table[p[i]]
+        elif columns[i] == FLAG_PREEMPT_LAZY_DEPTH:
+            value = hex_table[p[i]]
+            head.lazy = value
+            head.has |= C_HAS_LAZY
+        elif columns[i] == FLAG_MIGRATE_DISABLE:
+            value = high = hex_table[p[i]]
+        else:
+            value = 0
+        if value == NO_FLAG:
             return NULL
-        p += 1
-    head.word |= <uint64_t> (a | b | c) << 16 | <uint64_t> (high << 4 | low) << 24
-    return p
+    head.word |= <uint64_t> flags << 16 | <uint64_t> (high << 4 | low) << 24
+    return p + n
 
 
 cdef inline const uint8_t *behind_time(const uint8_t *p, Seen *seen, Head *head) noexcept nogil:

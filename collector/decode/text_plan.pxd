@@ -27,7 +27,7 @@ cdef class TextPlan(Plan):
     cdef Name **slots         # [NAME_SLOTS], NULL: free
     cdef Name **names         # [NAMES_MOST] by event id
     cdef uint32_t n_names
-    cdef Name *fixed[16]      # lines without a name of their own, by FIXED_ number and whether they have a tgid
+    cdef Name *fixed[32]      # lines without a name of their own, by FIXED_ number and WITH_ bits
     cdef object lock
     cdef Name *find(self, const uint8_t *p, uint32_t size, uint32_t key) noexcept nogil
     cdef Name *add_name(self, const uint8_t *p, uint32_t size, uint32_t key) except NULL

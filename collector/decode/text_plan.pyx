@@ -16,7 +16,9 @@ from collector.decode.hash cimport hash_bytes
 from collector.decode.ring cimport Plan
 from collector.decode.scan cimport are_equal
 from collector.decode.text_forms cimport (
-    C_HAS_COMM, C_HAS_CPU, C_HAS_TGID, C_KIND_FIXED, FIXED_GRAPH, FIXED_OTHER, FIXED_UNPARSED, Form, WITH_TGID,
+    C_HAS_COMM, C_HAS_CPU, C_HAS_LAZY, C_HAS_MASK, C_HAS_TGID, C_KIND_FIXED, FIXED_GRAPH, FIXED_OTHER, FIXED_UNPARSED,
+    FLAGS_MOST, FLAG_IRQS, FLAG_IRQ_CONTEXT, FLAG_MIGRATE_DISABLE, FLAG_NEED_RESCHED, FLAG_NEED_RESCHED_LAZY, FLAG_OTHER,
+    FLAG_PREEMPT_DEPTH, FLAG_PREEMPT_LAZY_DEPTH, Form, WITH_LAZY, WITH_TGID,
 )
 
 cdef extern from * nogil:
@@ -34,10 +36,19 @@ FIRST_ID = 32768   # the kernel's own ids stay far below
 HAS_COMM = 1
 HAS_CPU = 2
 HAS_TGID = 4
+HAS_LAZY = 8
 KIND_NAMED = 0
-KIND_SYSCALL_ENTER = 8
-KIND_SYSCALL_EXIT = 16
-KIND_FIXED = 24
+KIND_SYSCALL_ENTER = 16
+KIND_SYSCALL_EXIT = 32
+KIND_FIXED = 48
+
+# {column as the header of `trace` calls it: what it says}
+FLAG_COLUMNS = {
+    "irqs-off": FLAG_IRQS, "irqs-off/BH-disabled": FLAG_IRQS, "need-resched": FLAG_NEED_RESCHED,
+    "need-resched-lazy": FLAG_NEED_RESCHED_LAZY, "hardirq/softirq": FLAG_IRQ_CONTEXT,
+    "preempt-depth": FLAG_PREEMPT_DEPTH, "preempt-lazy-depth": FLAG_PREEMPT_LAZY_DEPTH,
+    "migrate-disable": FLAG_MIGRATE_DISABLE,
+}
 
 # Lines without a name of their own, by their FIXED_ number.
 FIXED_NAMES = ("other", "kernel_stack", "user_stack", "function", "blk", "raw_data", "funcgraph", "unparsed")
@@ -67,21 +78,32 @@ cdef class TextPlan(Plan):
         free(self.slots)
 
     def set_form(self, *, whole=False, latency=False, verbose=False, graph=False, graph_cpu=True, graph_abstime=False,
-                 graph_proc=False, graph_duration=True):
+                 graph_proc=False, graph_duration=True, graph_reltime=False, flags=()):
         """Say what lines look like; once, before the first is parsed.
 
         Args:
           whole: of all CPUs, so that each entry keeps its CPU.
           latency, verbose: the options latency-format and verbose.
           graph: the tracer is function_graph; its options follow.
+          graph_reltime: the drawing is a latency tracer's, whose times count from where the latency began.
+          flags: names of the flag columns, as the header of `trace` has them; none: their number tells.
         """
         cdef uint32_t i, has
-        self.form = Form(whole, latency, verbose and latency, graph, graph_cpu, graph_abstime, graph_proc, graph_duration)
+        cdef Form *form = &self.form
+        form.whole, form.latency, form.verbose = whole, latency, verbose and latency
+        form.graph, form.graph_cpu, form.graph_abstime, form.graph_proc = graph, graph_cpu, graph_abstime, graph_proc
+        form.graph_duration, form.graph_reltime = graph_duration, graph_reltime
+        form.n_flags = min(<uint32_t> len(flags), <uint32_t> FLAGS_MOST)
+        for i in range(form.n_flags):
+            form.flags[i] = FLAG_COLUMNS.get(flags[i], FLAG_OTHER)
         for i, name in enumerate(FIXED_NAMES):
             has = 0 if i == FIXED_UNPARSED else C_HAS_CPU if whole else 0
             if i < FIXED_GRAPH:
                 has |= C_HAS_COMM
-                self.fixed[i | WITH_TGID] = self.add_name(name.encode(), len(name), C_KIND_FIXED | has | C_HAS_TGID)
+                for parts, bits in ((WITH_TGID, C_HAS_TGID), (WITH_LAZY, C_HAS_LAZY),
+                                    (WITH_TGID | WITH_LAZY, C_HAS_TGID | C_HAS_LAZY)):
+                    self.fixed[i | <uint32_t> parts] = self.add_name(name.encode(), len(name),
+                                                                     C_KIND_FIXED | has | <uint32_t> bits)
             self.fixed[i] = self.add_name(name.encode(), len(name), C_KIND_FIXED | has)
 
     def name_of(self, uint32_t event_id):
@@ -91,7 +113,7 @@ cdef class TextPlan(Plan):
             return None
         cdef Name *name = self.names[number]
         cdef bytes text = name.text[:name.size]
-        return name.key & ~7, name.key & 7, text.decode("ascii")
+        return name.key & ~C_HAS_MASK, name.key & C_HAS_MASK, text.decode("ascii")
 
     def set_joins(self, uint32_t event_id):
         """Say that the text of an event may end without a newline: it is printed by trace_printk."""

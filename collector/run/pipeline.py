@@ -278,7 +278,7 @@ class Pipeline:
                 "the kernel handed out entries that nobody has seen",
                 extra={"fields": {
                     "instance": stream.key.instance, "cpu": stream.key.cpu, "unproven": str(totals.unproven(
-                        sum(stream.decode_errors.values()))),
+                        sum(stream.decode_errors.get(reason, 0) for reason in REASONS.values()))),
                 }},
             )  # fmt: skip
         if sample.resets > (before.resets if before else 0):

@@ -213,6 +213,9 @@ class Service:
             return f"archiving is suspended: {self.pipeline.outlet.state.suspended}"
         if self.pipeline.capture.stalled_s() >= self._stall_limit_s:
             return "a reader makes no progress"
+        for stream in self.pipeline.streams:
+            if stream.problem is not None:
+                return stream.problem
         for sink in self.pipeline.outlet.sinks():
             if sink.stalled_s >= sink.stall_limit_s:
                 return f"sink {sink.name} has delivered nothing for {sink.stalled_s:.0f} s: {sink.last_error}"

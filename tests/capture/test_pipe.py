@@ -11,6 +11,7 @@ from collector.batch import StreamKey
 from collector.capture.budget import ByteBudget
 from collector.capture.formats import FormatBook
 from collector.capture.pipe import (
+    JUDGED_LINES,
     UNPARSED,
     WHOLE_PIPE_CPU,
     PipeSource,
@@ -198,3 +199,33 @@ def test_a_source_reads_each_pipe_or_the_one_of_all(tmp_path: Path, whole: bool)
         assert source.ring_bytes(WHOLE_PIPE_CPU if whole else 1) == (131072 if whole else 65536)
     finally:
         source.close()
+
+
+def test_lines_of_a_form_that_is_not_known_are_an_error_and_not_thousands_of_entries(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with as_ring() as (fd, feed):
+        rig = TextRig(fd)
+        rig.say(read=JUDGED_LINES)
+        odd = b"            bash-1234    {001} d..2.  7489.260301: x: 1\n"
+        for _ in range(2):
+            feed(HEAD + b"x: 1\n")
+            feed(odd.replace(b"{001}", b"[001] of a form that nobody knows") * JUDGED_LINES)
+            rig.visit(Ask.FLUSH | Ask.SAMPLE)
+        assert rig.stream.problem is not None
+        assert "do not parse" in rig.stream.problem
+        (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert "of a form that nobody knows" in vars(told)["fields"]["line"]
+        feed((HEAD + b"x: 1\n") * JUDGED_LINES)
+        rig.visit(Ask.FLUSH)
+        rig.visit(Ask.FLUSH)
+        assert rig.stream.problem is None
+
+
+def test_lines_without_a_head_are_none_that_do_not_parse() -> None:
+    with as_ring() as (fd, feed):
+        rig = TextRig(fd, options=["nocontext-info"])
+        feed(b"x: 1\n" * JUDGED_LINES * 2)
+        rig.visit(Ask.FLUSH)
+        assert rig.stream.decode_errors[UNPARSED] > 0
+        assert rig.stream.problem is None

@@ -35,6 +35,7 @@ class Entry:
     cpu: int | None
     tgid: int | None
     message: bytes
+    lazy: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Parsed:
     bytes: int  # in entries and gaps
 
 
-def parse(text: bytes, *, tracer: str = "nop", options: str = "", whole: bool = False) -> Parsed:
+def parse(text: bytes, *, tracer: str = "nop", options: str = "", whole: bool = False, header: str = "") -> Parsed:
     """Parse a text to its end. A batch holds few entries, so that it is full at times."""
-    plan = build_text_plan(tracer, options.split(), whole=whole)
+    plan = build_text_plan(tracer, options.split(), whole=whole, header=header)
     formats = TextFormats(plan, lambda: EVENTS)
     batch = TextBatch(plan, PAGE_BYTES, plan.entries_per_page)
     entries: list[Entry] = []
@@ -94,6 +95,7 @@ def take_apart(batch: ring.Batch) -> Iterator[Entry]:
             int.from_bytes(got["cpu"], "little") if "cpu" in got else None,
             int.from_bytes(got["tgid"], "little", signed=True) if "tgid" in got else None,
             got["message"],
+            int.from_bytes(lazy, "little") if (lazy := got.get("common_preempt_lazy_count")) else None,
         )  # fmt: skip
 
 
@@ -225,12 +227,113 @@ def test_flag_letters_of_all_releases(columns: bytes, flags: int, preempt_count:
         (b"           <...>-4194304 [1023] ..... 1795387852.636751: x: y\n",
          (1795387852_636751_000, 0, 4194304, b"<...>", None)),
         (b"           <XXX>--1      [000] .....     1.000001: x: y\n", (1_000001_000, 0, -1, b"<XXX>", None)),
+        # before 5.10: columns of 5 for thread and process
+        (b"           <...>-976   [003] d..4   150.000001: x: y\n", (150_000001_000, 1, 976, b"<...>", None)),
+        (b"           <...>-1234567 [003] d..4   150.000001: x: y\n", (150_000001_000, 1, 1234567, b"<...>", None)),
+        (b"          <idle>-0     (-----) [002] dn.1   150.000001: x: y\n", (150_000001_000, 5, 0, b"<idle>", 0)),
+        (b"          logger-17544 (17540) [000] dn.4 15000.000001: x: y\n",
+         (15000_000001_000, 5, 17544, b"logger", 17540)),
     ],
 )  # fmt: skip
 def test_forms_of_the_context(line: bytes, expected: tuple[object, ...]) -> None:
     entry = one(line)
     assert (entry.ts, entry.flags, entry.pid, entry.comm, entry.tgid) == expected
     assert entry.message == b"y"
+
+
+RT_HEADER = """\
+# tracer: nop
+#
+# entries-in-buffer/entries-written: 3/3   #P:4
+#
+#                                _-------=> irqs-off
+#                               / _------=> need-resched
+#                              | / _-----=> need-resched-lazy
+#                              || / _----=> hardirq/softirq
+#                              ||| / _---=> preempt-depth
+#                              |||| / _--=> preempt-lazy-depth
+#                              ||||| / _-=> migrate-disable
+#                              |||||| /     delay
+#           TASK-PID     CPU#  |||||||  TIMESTAMP  FUNCTION
+#              | |         |   |||||||     |         |
+"""
+
+
+@pytest.mark.parametrize("header", [RT_HEADER, RT_HEADER.replace("-lazy\n", "_lazy\n"), ""])
+@pytest.mark.parametrize(
+    ("columns", "flags", "preempt_count", "lazy"),
+    [
+        (b".......", 0, 0, 0),
+        (b"dn.h2..", 0x0D, 2, 0),
+        (b"....1..", 0, 1, 0),
+        (b"dNLs13.", 0x37, 1, 3),
+        (b"....a2f", 0, 0xFA, 2),
+    ],
+)
+def test_columns_of_preempt_rt_are_what_the_header_calls_them(
+    header: str, columns: bytes, flags: int, preempt_count: int, lazy: int
+) -> None:
+    line = b"          insmod-1644    [000] " + columns + b"   555.401628: ipi: to 2\n"
+    entry = one(line, header=header)
+    assert (entry.flags, entry.preempt_count, entry.lazy, entry.message) == (flags, preempt_count, lazy, b"to 2")
+
+
+def test_a_header_is_believed_before_the_number_of_columns() -> None:
+    """RHEL's has six: no column for need-resched-lazy."""
+    header = "".join(line for line in RT_HEADER.splitlines(True) if "need-resched-lazy" not in line)
+    entry = one(b"          insmod-1644    [000] dns234   555.401628: x: y\n", header=header)
+    assert (entry.flags, entry.preempt_count, entry.lazy) == (0x15, 0x42, 3)
+    other = b"          insmod-1644    [000] dns2   555.401628: x: y\n"
+    assert one(other, header=header).event == "text:unparsed"
+
+
+def test_latency_format_of_preempt_rt() -> None:
+    text = (
+        b"  <idle>-0       0d...1..   14us+: ktime_get <-tick_enter\n"
+        b"  <idle>-0       0dN.h3..  163us : preempt_sub <-raw_spin\n"
+        b"  <idle>-0       0dN..1..  321us : <stack trace>\n => trace_on\n => cpuidle\n"
+    )
+    parsed = parse(text, options="latency-format", whole=True)
+    assert [(e.ts, e.flags, e.preempt_count, e.lazy, e.event) for e in parsed.entries] == [
+        (14_000, 0x01, 1, 0, "ftrace:function"), (163_000, 0x2D, 3, 0, "ftrace:function"),
+        (321_000, 0x25, 1, 0, "ftrace:kernel_stack"),
+    ]  # fmt: skip
+    assert parsed.entries[-1].message == b"<stack trace>\n => trace_on\n => cpuidle"
+
+
+def test_a_latency_tracers_drawing_of_preempt_rt() -> None:
+    text = (
+        b"     1168 us |   0)  stress--204   |  .n..... |               |  unmap() {\n"
+        b"     1190 us |   0)  stress--204   |  .n..1.. |   3.000 us    |    _raw_lock();\n"
+        b"     1196 us |   3)  stress--204   |  dn..2.. | ! 588.667 us  |  }\n"
+    )
+    parsed = parse(text, tracer="irqsoff", options="display-graph latency-format", whole=True)
+    assert [(e.ts, e.cpu, e.pid, e.flags, e.preempt_count) for e in parsed.entries] == [
+        (1168_000, 0, 204, 4, 0), (1190_000, 0, 204, 4, 1), (1196_000, 3, 204, 5, 2),
+    ]  # fmt: skip
+    assert (parsed.unparsed, parsed.folded) == (0, 1)
+
+
+LINES = st.sampled_from([
+    b"            bash-1234    [001] d..2.  7489.260301: x: 1\n",
+    b"            bash-1234  [001] d..2  7489.260301: x: 2\n",
+    b"            bash-1234567 [001] d..2  7489.260301: x: 3\n",
+    b"          <idle>-0     (-----) [002] dn.1  1507.655129: x: 4\n",
+    b"            bash-12   (   12) [1023] dn.1 12345678.655129: x: 5\n",
+    b"            bash-1234    (   1200) [001] d...2.1  7489.260301: x: 6\n",
+    b"            bash-1234    [001] d..2..  7489.260301: x: 7\n",
+    b"            bash-1234    [001] d..2....9  7489.260301: of no form\n",
+    b"            bash-1234    [001] d..2.  7489.26030: of no form\n",
+])  # fmt: skip
+
+
+@given(st.lists(LINES, max_size=30))
+@settings(deadline=None, max_examples=150)
+def test_no_line_swallows_another(lines: list[bytes]) -> None:
+    parsed = parse(b"".join(lines))
+    assert len(parsed.entries) == len(lines)
+    assert parsed.unparsed == sum(b"of no form" in line for line in lines)
+    assert all(line.endswith(entry.message + b"\n") for line, entry in zip(lines, parsed.entries, strict=True))
 
 
 def test_latency_format() -> None:
@@ -409,8 +512,13 @@ def test_what_a_line_has_in_common_with_earlier_ones_is_not_mixed_up(
     "us", [b"12345", b"1234567", b"12345:", b"1234/6", b"12 456", b"", b"\xb1\xb2\xb3\xb4\xb5\xb6"]
 )
 def test_a_time_has_six_digits_behind_its_point(us: bytes) -> None:
-    parsed = parse(HEAD + b"x: 1\n" + HEAD.rpartition(b".")[0] + b"." + us + b": x: 2\n")
-    assert len(parsed.entries) == 1
+    """What has another is no line of the form that is known: kept as it is, and never part of the line before."""
+    line = HEAD.rpartition(b".")[0] + b"." + us + b": x: 2\n"
+    parsed = parse(HEAD + b"x: 1\n" + line)
+    if us[-1:].isdigit():
+        assert [(e.event, e.message) for e in parsed.entries] == [("text:x", b"1"), ("text:unparsed", line[:-1])]
+    else:
+        assert len(parsed.entries) == 1
 
 
 # ---- hostile names, broken lines

@@ -337,6 +337,30 @@ def test_entries_that_the_ring_lacks_are_a_residual_that_verify_tells(make_case:
     assert case.info()["residual"] > 0
 
 
+@pytest.mark.parametrize("unread", [0, 100, 3966])
+def test_counts_that_were_taken_before_the_last_read_add_up_all_the_same(unread: int, make_case: MakeCase) -> None:
+    """As trace-cmd stores them: what was unread then is in the file too."""
+    case = make_case("6.12/events")
+    read = sum(len(reference.decode_pages(of, *reference.read_case(case.folder)[:2]).entries)
+               for cpu, of in reference.read_case(case.folder)[2].items() if cpu == 0)  # fmt: skip
+    unread = min(unread, read)
+    case.set_stats(0, entries=unread, read_events=read - unread)
+    run = case.replay()
+    assert (run.code, "reset" in run.err) == (0, False)
+    assert (case.info()["residual"], case.info()["unexplained"], case.verify().code) == (0, 0, 0)
+    assert "cleared" not in case.command("show", case.archive).out
+
+
+def test_counts_that_are_older_than_the_entries_prove_nothing(make_case: MakeCase) -> None:
+    case = make_case("6.12/events")
+    case.set_stats(0, entries=0, read_events=5)
+    run = case.replay()
+    assert (run.code, "reset" in run.err) == (0, False)
+    info = case.info()
+    assert (info["residual"], info["streams"][0]["residual"], case.verify().code) == (None, None, 0)
+    assert "cleared" not in case.command("show", case.archive).out
+
+
 def test_malformed_pages_are_counted_and_a_bounded_number_is_kept(make_case: MakeCase) -> None:
     case = make_case("6.12/events")
     raw = bytearray(case.raw(0).read_bytes())
