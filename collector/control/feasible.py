@@ -1,13 +1,15 @@
 """What this kernel, or a rule of ours, does not allow: found before anything is changed. Pure."""
 
 import difflib
+from dataclasses import fields
 
 from collector.control.planner import block_file, files_named, scope_of
 from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
 from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
-from collector.tracefs.dynamic import SYNTHETIC_GROUP, USER_GROUP, same_definition
+from collector.tracefs.dynamic import KERNEL_GROUPS
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
+from collector.tracefs.tracers import excludes, family_of, find_unheeded_shared
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
 _OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
@@ -48,8 +50,18 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
                 "this file is shared by all users of tracing", where=file, expected="allow_top_level = true",
                 got="false", hint="it is restored at exit; or leave the key that sets it out",
             )  # fmt: skip
+    _check_filters(spec)
     _check_probes(spec, probe)
     _check_snapshots(spec, probe)
+
+
+def explain_unheeded_shared(spec: InstanceSpec) -> list[str]:
+    """What all users of tracing share, and this tracer ignores, in words: no error, it may be meant for others."""
+    given = [field.name for field in fields(spec) if getattr(spec, field.name) not in (None, ())]
+    return [
+        f"{key} has no effect here: the tracer {spec.tracer} ignores it, {' '.join(sorted(tracers))} heed it"
+        for key, tracers in find_unheeded_shared(spec.tracer, given).items()
+    ]
 
 
 def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
@@ -74,6 +86,16 @@ def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
             hint="top_level_buffer = true, with allow_top_level = true, collects from the top level"
             + ("; function_graph runs in instances from Linux 6.12 on" if spec.tracer == "function_graph" else ""),
         )  # fmt: skip
+    for name, other in probe.other_tracers.items():
+        if excludes(spec.tracer, other):
+            place = f"instance {name}" if name else "the top level"
+            raise InstanceBusyError(
+                "the kernel doesn't run this tracer beside another of its kind", where="tracer",
+                expected=f"one of {' '.join(sorted(family_of(spec.tracer)))} at a time",
+                got=f"{spec.tracer}, while {place} has {other}",
+                hint=f"`ftrace-collector list instances` says who holds it; or `echo nop > "
+                f"{f'instances/{name}/' if name else ''}current_tracer`",
+            )  # fmt: skip
 
 
 def _check_block_devices(spec: InstanceSpec, probe: Probe) -> None:
@@ -108,6 +130,18 @@ def _check_options(spec: InstanceSpec, probe: Probe) -> None:
         raise UsageError("this kernel has no such option", where="event_fork", expected=EVENT_FORK_FILE, got="none")
 
 
+def _check_filters(spec: InstanceSpec) -> None:
+    """A filter keeps entries out, so there have to be some; a trigger acts also where its event is off."""
+    collected = {*spec.events, *((event.group, event.name) for event in spec.probes)}
+    for system, name in spec.filters:
+        if (system, name) not in collected:
+            raise UsageError(
+                "a filter of an event that is not collected", where=f"filters: {system}:{name}",
+                expected="an event that a pattern of events means, or a probe", got="neither",
+                hint=f'add "{system}:{name}" to events, or leave the filter out',
+            )  # fmt: skip
+
+
 def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
     """Names in the kernel's own groups may be somebody else's."""
     if probe.existed:
@@ -115,12 +149,14 @@ def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
     listed = {(event.group, event.name): event for event in probe.dynamic}
     for wish in spec.probes:
         other = listed.get((wish.group, wish.name))
-        if other is not None and wish.group in (SYNTHETIC_GROUP, USER_GROUP):
-            same = same_definition(wish.definition, other.line)
-            raise UsageError(
-                "there is an event of this name already", where="probes", expected="a name that is free",
-                got=other.line, hint=f"`{other.removal}` in {DYNAMIC_FILE} removes it" if same else None,
-            )  # fmt: skip
+        if other is None or wish.group not in KERNEL_GROUPS or (wish.group, wish.name) in probe.owned:
+            continue
+        collect = f'events = ["{wish.group}:{wish.name}"] collects it'
+        raise UsageError(
+            "there is an event of this name already, made by somebody else", where="probes",
+            expected="a name that is free", got=other.line,
+            hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` removes it",
+        )  # fmt: skip
 
 
 def _check_snapshots(spec: InstanceSpec, probe: Probe) -> None:

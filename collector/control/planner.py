@@ -306,9 +306,15 @@ def _stale_probes(spec: InstanceSpec, probe: Probe) -> list[ListedEvent]:
     group = group_of(spec.name)
     stale = []
     for listed in probe.dynamic:
-        wish = wanted.get((listed.group, listed.name))
-        ours = listed.group == group or (probe.existed and wish is not None)
-        if ours and (wish is None or not same_definition(wish, listed.line)):
+        event = (listed.group, listed.name)
+        wish = wanted.get(event)
+        if wish is None:
+            # What was made in the kernel's groups goes at the end: somebody else's program may have it still.
+            is_stale = listed.group == group
+        else:
+            ours = listed.group == group or event in probe.owned or probe.existed
+            is_stale = ours and not same_definition(wish, listed.line)
+        if is_stale:
             stale.append(listed)
     return stale
 

@@ -5,11 +5,11 @@ afterwards. What a killed run has left is read to its end, then taken back, befo
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from collector.control.feasible import check_desired
-from collector.control.instance import Instance
+from collector.control.instance import Instance, without_used
 from collector.control.journal import TOP_LEVEL, Journals
 from collector.control.lock import find_holder, lock_top_level
 from collector.control.neighbours import read_enabled, read_pipe_readers
@@ -55,6 +55,7 @@ class TopLevel(Instance):
             probe = opened.probe()
             check_desired(spec, probe)
             if journal is not None:
+                journal.check_events_free((event.group, event.name) for event in spec.probes)
                 journal.check_free([*probe.values, *probe.top_values])
                 journal.check_options_free(probe.values)
         except BaseException:
@@ -68,14 +69,13 @@ class TopLevel(Instance):
         return self.existed
 
     def probe(self) -> Probe:
-        return read_top_probe(self.dir, self.spec)
+        return self._with_others(read_top_probe(self.dir, self.spec))
 
     def configure(self, *, start: bool = True, discard_unread: bool = False) -> None:
         """As for an instance; what a killed run has left is taken back before."""
         if self.existed:
-            problems = self._restore()
-            if problems:
-                raise problems[0]
+            for problem in without_used(self._restore()).values():
+                raise problem
             self.existed = False
         if self._journal is not None:
             self._journal.claim()
@@ -93,9 +93,7 @@ class TopLevel(Instance):
         problems = self._restore()
         if self._is_busy(problems):
             return False
-        self._end()
-        if problems:
-            raise problems[0]
+        self._finish(problems)
         return True
 
     def undo(self, timeout_s: float, *, keep: bool | None = None) -> None:
@@ -118,7 +116,7 @@ class TopLevel(Instance):
         self.stop_tracing()
         self.dir.write(ALL_EVENTS_FILE, "0")
 
-    def _restore(self) -> list[TracefsError]:
+    def _restore(self) -> Mapping[Undo, TracefsError]:
         """Take back all that was changed, and leave the rings and their counters empty; gives what can't be."""
         if self._is_set_up:
             self.stop_tracing()

@@ -3,7 +3,14 @@
 import pytest
 
 from collector.errors import UsageError
-from collector.tracefs.dynamic import group_of, parse_dynamic_events, parse_probe, parse_probes, same_definition
+from collector.tracefs.dynamic import (
+    group_of,
+    parse_dynamic_events,
+    parse_probe,
+    parse_probes,
+    removes,
+    same_definition,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +25,8 @@ from collector.tracefs.dynamic import group_of, parse_dynamic_events, parse_prob
         ("u:up /bin/sh:0x1234 %ip", "p:ftc_x/up /bin/sh:0x1234 %ip", "-:ftc_x/up"),
         ("ur:upr /bin/sh:4660", "r:ftc_x/upr /bin/sh:4660", "-:ftc_x/upr"),
         ("s:lat u64 lat; pid_t pid", "s:synthetic/lat u64 lat; pid_t pid", "-:synthetic/lat"),
-        ("user: mine u32 a; char b[8]", "u:mine u32 a; char b[8]", "-:user_events/mine"),
+        ("user: mine u32 a; char b[8]", "u:mine u32 a; char b[8]", "-:user_events/mine u32 a; char b[8]"),
+        ("user:mine u32  a;char b[8] ;", "u:mine u32 a; char b[8]", "-:user_events/mine u32 a; char b[8]"),
     ],
 )
 def test_each_kind(line: str, definition: str, removal: str) -> None:
@@ -53,7 +61,26 @@ def test_the_kernel_s_list() -> None:
     assert [(e.group, e.name) for e in found] == [
         ("ftc_x", "open"), ("ftc_x", "ret"), ("user_events", "mine"), ("synthetic", "lat"),
     ]  # fmt: skip
-    assert found[0].removal == "-:ftc_x/open"
+    assert [e.removal for e in found] == [
+        "-:ftc_x/open", "-:ftc_x/ret", "-:user_events/mine u32 a", "-:synthetic/lat",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("removal", "line", "means"),
+    [
+        ("-:ftc_x/open", "p:ftc_x/open vfs_read", True),
+        ("-:ftc_x/open", "p:ftc_y/open vfs_read", False),
+        ("-:user_events/mine u32 a; char b[8]", "u:mine u32 a; char b[8]", True),
+        ("-:user_events/mine u32 a", "u:mine u32 a; char b[8]", False),  # another one of the name
+        ("-:user_events/mine", "u:mine u32 a; char b[8]", True),
+        ("-:user_events/mine", "u:mine", True),
+        ("-:synthetic/lat", "s:synthetic/lat\tu64 lat", True),
+    ],
+)
+def test_which_event_a_removal_is_meant_for(removal: str, line: str, means: bool) -> None:
+    (event,) = parse_dynamic_events(line)
+    assert removes(removal, event) is means
 
 
 @pytest.mark.parametrize(
