@@ -1,16 +1,19 @@
 """The commands that collect, or say what a configuration means: run, check, plan, config, snapshot."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.commands import words
 from collector.errors import EXIT_OK, CollectorError, ConfigError, UsageError, raise_all
+from collector.version import PROGRAM
 
 if TYPE_CHECKING:
     from collector.commands.words import Commands
     from collector.config.load import LoadedConfig
+    from collector.config.trace import TraceConfig
     from collector.tracefs.files import TracefsDir
 
 
@@ -85,7 +88,17 @@ def check(args: argparse.Namespace) -> int:
     raise_all(errors)
     clock = ", ".join(dict.fromkeys(trace.clock for trace in config.instances()))
     print(f"configuration ok; {found} events, clock {clock}, archive {config.archive.folder}")
+    for trace in config.instances():
+        _print_notes(trace)
     return EXIT_OK
+
+
+def _print_notes(trace: "TraceConfig") -> None:
+    """What is not wrong, but has no effect; `run` logs it."""
+    from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
+
+    for note in explain_unheeded_shared(trace.tracer, {key: getattr(trace, key) for key in SHARED_KEYS}):
+        print(f"{PROGRAM}: note: {trace.instance}: {note}", file=sys.stderr)
 
 
 def _compare(loaded: "LoadedConfig", tracefs: "TracefsDir", clocks: Sequence[str]) -> tuple[int, list[str]]:
@@ -122,6 +135,7 @@ def plan(args: argparse.Namespace) -> int:
                 own = write.scope == "instance" and not trace.top_level_buffer
                 place = trace.instance if own else "top level"
                 print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
+        _print_notes(trace)
     return EXIT_OK
 
 

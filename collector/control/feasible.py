@@ -1,7 +1,6 @@
 """What this kernel, or a rule of ours, does not allow: found before anything is changed. Pure."""
 
 import difflib
-from dataclasses import fields
 
 from collector.control.planner import block_file, files_named, scope_of
 from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
@@ -9,7 +8,7 @@ from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import KERNEL_GROUPS
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
-from collector.tracefs.tracers import excludes, family_of, find_unheeded_shared
+from collector.tracefs.tracers import excludes, family_of
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
 _OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
@@ -53,15 +52,6 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
     _check_filters(spec)
     _check_probes(spec, probe)
     _check_snapshots(spec, probe)
-
-
-def explain_unheeded_shared(spec: InstanceSpec) -> list[str]:
-    """What all users of tracing share, and this tracer ignores, in words: no error, it may be meant for others."""
-    given = [field.name for field in fields(spec) if getattr(spec, field.name) not in (None, ())]
-    return [
-        f"{key} has no effect here: the tracer {spec.tracer} ignores it, {' '.join(sorted(tracers))} heed it"
-        for key, tracers in find_unheeded_shared(spec.tracer, given).items()
-    ]
 
 
 def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:

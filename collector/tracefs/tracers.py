@@ -32,6 +32,7 @@ _SHARED_KEYS = {
     "max_graph_depth": _GRAPH | _IRQS | _WAKEUPS,
     "tracing_thresh_us": _GRAPH | _IRQS | _WAKEUPS | _HWLAT | {"osnoise"},
 }
+SHARED_KEYS = tuple(_SHARED_KEYS)
 # {files of options/: the one tracer whose they are}; up to Linux 6.18 all instances have the same flags of a tracer.
 _TRACERS_OPTIONS = {
     r"func_stack_trace|func-.*": frozenset({"function"}),
@@ -75,9 +76,17 @@ def find_unheeded(tracer: str, keys: Iterable[str], options: Iterable[str]) -> d
     return _without_heeded(tracer, heeded)
 
 
-def find_unheeded_shared(tracer: str, keys: Iterable[str]) -> dict[str, frozenset[str]]:
-    """The same for what all users of tracing share."""
-    return _without_heeded(tracer, {key: _SHARED_KEYS[key] for key in keys if key in _SHARED_KEYS})
+def explain_unheeded_shared(tracer: str, values: Mapping[str, object]) -> list[str]:
+    """What all users of tracing share and this tracer ignores, in words: no error, it may be meant for others.
+
+    Args:
+      values: of SHARED_KEYS; None and () are none.
+    """
+    given = {key: _SHARED_KEYS[key] for key, value in values.items() if value not in (None, ())}
+    return [
+        f"{key} has no effect here: the tracer {tracer} ignores it, {' '.join(sorted(tracers))} heed it"
+        for key, tracers in _without_heeded(tracer, given).items()
+    ]
 
 
 def _without_heeded(tracer: str, heeded: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:

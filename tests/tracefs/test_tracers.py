@@ -3,7 +3,7 @@
 import pytest
 
 from collector.tracefs.snapshots import SWAPPING_TRACERS
-from collector.tracefs.tracers import excludes, family_of, find_unheeded, find_unheeded_shared, is_tracers_option
+from collector.tracefs.tracers import excludes, explain_unheeded_shared, family_of, find_unheeded, is_tracers_option
 
 ALL = (
     *("irqsoff", "preemptoff", "preemptirqsoff", "wakeup", "wakeup_rt", "wakeup_dl", "hwlat", "osnoise", "timerlat"),
@@ -70,11 +70,11 @@ def test_who_heeds_it(keys: list[str], options: list[str], heeding: list[str]) -
         ("max_graph_depth", ["function_graph", *LATENCY]),
         ("graph_functions", ["function_graph", *LATENCY]),
         ("tracing_thresh_us", ["function_graph", "hwlat", "osnoise", *LATENCY]),
-        ("saved_cmdlines_size", ALL),
     ],
 )
 def test_who_heeds_what_all_share(key: str, heeding: list[str]) -> None:
-    assert sorted(t for t in ALL if not find_unheeded_shared(t, [key])) == sorted(heeding)
+    assert sorted(t for t in ALL if not explain_unheeded_shared(t, {key: 1})) == sorted(heeding)
+    assert not any(explain_unheeded_shared("nop", {key: value}) for value in (None, ()))
 
 
 def test_it_says_what_is_ignored_and_who_would_heed_it() -> None:
