@@ -92,7 +92,7 @@ class Executor:
             try:
                 self._write(undo)
             except TracefsError as error:
-                if not (isinstance(error, TracefsMissingError) and self._is_gone(undo)):
+                if not self._is_taken_back(undo):
                     problems[undo] = error
                     kept.append(undo)
                     continue
@@ -105,14 +105,17 @@ class Executor:
         """Whether removing the instance leaves the change: a tracer's options are the tracer's, not the instance's."""
         return undo.scope == "top" or undo.file.startswith("options/")
 
-    def _is_gone(self, undo: Undo) -> bool:
-        """Whether there is nothing left to take back: the file has gone with whoever took it, or the trigger has."""
+    def _is_taken_back(self, undo: Undo) -> bool:
+        """Whether the file reads as it should after a write that failed; one that is not there has gone with its event.
+
+        Of events that were made `remove_event` has looked itself.
+        """
         tree, name = place_of(self._tree, undo.file, at_top=undo.scope == "top")
         try:
             text = tree.try_read_text(name)
         except TracefsError:
             return False
-        if text is None:
+        if text is None or (undo.mode == "write" and text.strip() == undo.value):
             return True
         if undo.mode == "append" and undo.value.startswith("!"):
             return normal_trigger(undo.value[1:]) not in {normal_trigger(line) for line in text.splitlines()}

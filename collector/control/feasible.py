@@ -84,7 +84,7 @@ def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
                 expected=f"one of {' '.join(sorted(family_of(spec.tracer)))} at a time",
                 got=f"{spec.tracer}, while {place} has {other}",
                 hint=f"`ftrace-collector list instances` says who holds it; or `echo nop > "
-                f"{f'instances/{name}/' if name else ''}current_tracer`",
+                f"{f'instances/{name}/' if name else ''}current_tracer` in tracefs",
             )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
         raise UsageError(
             "there is an event of this name already, made by somebody else", where="probes",
             expected="a name that is free", got=other.line,
-            hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` removes it",
+            hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` in tracefs removes it",
         )  # fmt: skip
 
 

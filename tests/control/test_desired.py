@@ -289,12 +289,15 @@ def test_a_trigger_is_gone_when_it_is_not_listed(
     assert (undo not in executor.pending) is gone
 
 
-def test_a_value_is_not_gone_because_its_file_gives_enodev(kernel: FakeKernel) -> None:
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EBUSY, errno.EINVAL])
+@pytest.mark.parametrize("now", ["0", "5"])
+def test_a_value_is_taken_back_when_it_reads_so(kernel: FakeKernel, number: int, now: str) -> None:
+    put(kernel.path, {"tracing_thresh": f"{now}\n"})
     executor = Executor(kernel.instance("ours"))
     undo = Undo("tracing_thresh", "0", scope="top")
     executor.own([undo])
-    kernel.refused[("tracing_thresh", "0")] = errno.ENODEV
-    assert list(executor.undo()) == [undo]
+    kernel.refused[("tracing_thresh", "0")] = number
+    assert list(executor.undo()) == ([] if now == "0" else [undo])
 
 
 def test_what_is_the_instance_s_own_is_gone_with_it(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ class FakeKernel(TracefsDir):
                 log = self.path / "error_log"
                 log.write_text((log.read_text() if log.exists() else "") + REFUSAL)
             failure = OSError(number, os.strerror(number))
-            raise self._error(failure, name, "the kernel refuses the value", value) from failure
+            raise self._error(failure, name, "the kernel refuses the value", value, opened=True) from failure
         if name == "buffer_subbuf_size_kb":
             (self.path / "events/header_page").write_text(header_page(int(value)))
         if name == "trace_clock":
@@ -124,7 +124,7 @@ class FakeKernel(TracefsDir):
                 kept = [line for line in lines if not _is_removed(line, value)]
                 if kept == lines:
                     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-                    raise self._error(failure, name, "the kernel refuses the value", value) from failure
+                    raise self._error(failure, name, "the kernel refuses the value", value, opened=True) from failure
                 lines = kept
             else:
                 lines.append(value)
