@@ -71,6 +71,7 @@ def check(args: argparse.Namespace) -> int:
     config = loaded.config
     from collector.run.daemon import check_sinks
     from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
 
     errors: list[CollectorError] = []
     if wrong := [f"{loaded.place_of('sinks', str(i))}: {error}" for i, error in check_sinks(config).items()]:
@@ -89,15 +90,13 @@ def check(args: argparse.Namespace) -> int:
     clock = ", ".join(dict.fromkeys(trace.clock for trace in config.instances()))
     print(f"configuration ok; {found} events, clock {clock}, archive {config.archive.folder}")
     for trace in config.instances():
-        _print_notes(trace)
+        _print_notes(trace, explain_unheeded_shared(trace.tracer, {key: getattr(trace, key) for key in SHARED_KEYS}))
     return EXIT_OK
 
 
-def _print_notes(trace: "TraceConfig") -> None:
+def _print_notes(trace: "TraceConfig", notes: Sequence[str]) -> None:
     """What is not wrong, but has no effect; `run` logs it."""
-    from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
-
-    for note in explain_unheeded_shared(trace.tracer, {key: getattr(trace, key) for key in SHARED_KEYS}):
+    for note in notes:
         print(f"{PROGRAM}: note: {trace.instance}: {note}", file=sys.stderr)
 
 
@@ -122,7 +121,8 @@ def plan(args: argparse.Namespace) -> int:
     config = words.load(args).config
     import json
 
-    from collector.control.desired import describe, preview
+    from collector.control.desired import build_spec, describe, preview
+    from collector.control.feasible import explain_unheeded
     from collector.control.journal import Journals
     from collector.tracefs.files import TracefsDir, find_tracefs
 
@@ -135,7 +135,7 @@ def plan(args: argparse.Namespace) -> int:
                 own = write.scope == "instance" and not trace.top_level_buffer
                 place = trace.instance if own else "top level"
                 print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
-        _print_notes(trace)
+        _print_notes(trace, explain_unheeded(build_spec(trace, tracefs)))
     return EXIT_OK
 
 

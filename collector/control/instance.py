@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from collector.control.executor import Executor, NoMemoryError
-from collector.control.feasible import check_desired
+from collector.control.feasible import check_desired, explain_unheeded
 from collector.control.holders import read_rival_tracers
 from collector.control.journal import Journal, Journals
 from collector.control.lock import check_name, make_and_lock
@@ -42,7 +42,6 @@ from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import USER_GROUP, group_of, parse_dynamic_events, parse_removal
 from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of
 from collector.tracefs.layout import PageLayout
-from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
 from collector.tracefs.wallclock import read_clock_pair
 
 _INITIAL_PID_NAMESPACE = 4026531836  # PROC_PID_INIT_INO of include/linux/proc_ns.h
@@ -167,7 +166,7 @@ class Instance:
         if self._journal is not None:
             self._journal.claim()
         spec = self._without_impossible_exclusion()
-        self.notes += explain_unheeded_shared(spec.tracer, {key: getattr(spec, key) for key in SHARED_KEYS})
+        self.notes += explain_unheeded(spec)
         self._executor.own(plan_owned(spec, probe))
         sizes_kb = subbuf_sizes_to_try_kb(spec, probe)
         for size_kb, smaller_kb in zip(sizes_kb, (*sizes_kb[1:], None), strict=True):

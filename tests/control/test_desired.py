@@ -394,7 +394,6 @@ def test_a_kept_instance_keeps_tracer_and_probes_but_not_what_all_share(kernel: 
         ("stack_tracer = true", r"stack_tracer_enabled: this file is shared"),
         ('buffer_size_kb_per_cpu = {"5" = 4096}', r"buffer_size_kb_per_cpu: no such CPU"),
         ('filters = {"sched:sched_swich" = "x"}', r"no such event.*sched:sched_switch"),
-        ('filters = {"sched:sched_waking" = "x"}', r'not collected.*add "sched:sched_waking" to events'),
     ],
 )
 def test_what_is_not_possible_is_found_before_anything_is_written(kernel: FakeKernel, keys: str, said: str) -> None:
@@ -425,6 +424,13 @@ def test_an_event_of_somebody_else_is_left_alone(kernel: FakeKernel, line: str, 
         check_desired(spec, probe)
     made = spec.probes[0]
     check_desired(spec, replace(probe, owned=frozenset({(made.group, made.name)})))
+
+
+def test_a_filter_of_what_is_not_collected_is_said(kernel: FakeKernel) -> None:
+    keys = 'probes = ["p:a vfs_read"]\n[trace.filters]\n"sched:sched_waking" = "x"\n"sched:sched_switch" = "x"\n'
+    made = set_up(kernel, keys + '"probes:a" = "x"')
+    assert made.notes == ["the filter of sched:sched_waking has no effect: events doesn't mean it"]
+    made.close()
 
 
 def test_what_all_share_and_the_tracer_ignores_is_said(kernel: FakeKernel) -> None:
