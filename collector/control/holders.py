@@ -84,22 +84,34 @@ def why_tracer_is_busy(tree: TracefsDir, tracer: str) -> str:
 def find_users(top: TracefsDir, event: EventName) -> list[str]:
     """Who uses an event that was made, in words; perf and bpf are not seen."""
     group, name = event
-    found = []
-    for buffer, tree in _buffers(top):
-        try:
-            if event in read_enabled(tree):
-                found.append(f"{place_of_buffer(buffer)}, where it is on")
-            named = re.compile(rf"\b{re.escape(name)}\b")
-            for where, lines in read_triggers(tree).items():
-                if where == event or any(named.search(line.partition(":on")[2]) for line in lines):
-                    found.append(f"{place_of_buffer(buffer)}, by a trigger of {':'.join(where)}")
-        except TracefsError:
-            continue  # it is being removed
+    found = [f"{place_of_buffer(buffer)}, where it is on" for buffer, tree in _buffers(top) if _is_on(tree, event)]
     for other in parse_dynamic_events(top.try_read_text(DYNAMIC_FILE) or ""):
         if other.line.startswith("e:") and re.search(rf"\s{re.escape(group)}[./]{re.escape(name)}(\s|$)", other.line):
             found.append(f"the probe {other.group}/{other.name}")
     if group == USER_GROUP:
         found += [f"process {pid} ({read_comm(pid)}), which may write it" for pid in _user_event_writers(top)]
+    return found or _find_triggers(top, event)  # which are in thousands of files
+
+
+def _is_on(tree: TracefsDir, event: EventName) -> bool:
+    try:
+        return event in read_enabled(tree)
+    except TracefsError:
+        return False  # it is being removed
+
+
+def _find_triggers(top: TracefsDir, event: EventName) -> list[str]:
+    """Triggers of the event, and histograms that feed it."""
+    named = re.compile(rf"\b{re.escape(event[1])}\b")
+    found = []
+    for buffer, tree in _buffers(top):
+        try:
+            triggers = read_triggers(tree)
+        except TracefsError:
+            continue  # it is being removed
+        for where, lines in triggers.items():
+            if where == event or any(named.search(line.partition(":on")[2]) for line in lines):
+                found.append(f"{place_of_buffer(buffer)}, by a trigger of {':'.join(where)}")
     return found
 
 

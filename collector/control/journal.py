@@ -48,6 +48,11 @@ class Record:
         return frozenset(u.file for u in self.undos.values() if u.scope == "top" and u.file != DYNAMIC_FILE)
 
     @property
+    def is_set_up(self) -> bool:
+        """Whether more is left than events that somebody used when the run ended."""
+        return not self.undos or any(undo.file != DYNAMIC_FILE for undo in self.undos.values())
+
+    @property
     def events(self) -> frozenset[EventName]:
         """Events that were made."""
         return frozenset(parse_removal(undo.value) for undo in self.undos.values() if undo.file == DYNAMIC_FILE)

@@ -16,7 +16,7 @@ def find_leftovers(tracefs: TracefsDir, journals: Journals) -> tuple[Leftover, .
     for record in journals.read_all():
         tree = _tree_of(tracefs, record)
         if find_holder(tree.path) is None:
-            exists = tree.path.is_dir()
+            exists = tree.path.is_dir() and (record.key != TOP_LEVEL or record.is_set_up)
             changes = tuple(map(str, record.undos.values()))
             found.append(Leftover(record.instance, record.pid, changes, count_unread(tree) if exists else None))
     return tuple(found)

@@ -48,9 +48,9 @@ class TopLevel(Instance):
         lock_fd = lock_top_level(top)
         try:
             journal = journals.of(TOP_LEVEL, spec.name) if journals is not None else None
-            left = journal is not None and journal.left is not None
-            opened = cls(top, spec, lock_fd, existed=left, journal=journal)
-            if not left:
+            left = journal.left if journal is not None else None
+            opened = cls(top, spec, lock_fd, existed=left is not None and left.is_set_up, journal=journal)
+            if left is None:
                 check_unused(top)
             probe = opened.probe()
             check_desired(spec, probe)
@@ -77,6 +77,8 @@ class TopLevel(Instance):
             for problem in without_used(self._restore()).values():
                 raise problem
             self.existed = False
+        elif self._journal is not None and self._journal.left is not None:
+            check_unused(self.dir)  # what is left is an event: others may use all else
         if self._journal is not None:
             self._journal.claim()
         # First of all, so that it is done last: it is as before only when all else is.
@@ -168,7 +170,7 @@ def check_free_to_plan(top: TracefsDir, journals: Journals | None) -> None:
     Raises:
       InstanceBusyError: with who or what uses it.
     """
-    left = journals is not None and any(record.key == TOP_LEVEL for record in journals.read_all())
+    left = journals is not None and any(record.key == TOP_LEVEL and record.is_set_up for record in journals.read_all())
     if not left and find_holder(top.path) is None:
         check_unused(top)
 

@@ -91,20 +91,33 @@ def test_a_write_that_the_kernel_takes_and_does_not_do(kernel: FakeKernel, monke
         remove_event(kernel, "-:synthetic/a")
 
 
-def test_who_uses_it_is_said(kernel: FakeKernel) -> None:
-    put(kernel.path, {"dynamic_events": "s:synthetic/a\tu64 x\ne:theirs/e synthetic.a\n", "set_event": ""})
-    theirs = {
-        "set_event": "synthetic:a\n",
-        "events/sched/sched_waking/trigger": "hist:keys=pid:onmatch(sched.sched_switch).a(pid) [active]\n",
-    }
-    put(kernel.path / "instances/ours", theirs)
+@pytest.mark.parametrize(
+    ("others", "files", "said"),
+    [
+        ("", {"instances/ours/set_event": "synthetic:a\n"}, "instance ours, where it is on"),
+        ("", {"set_event": "synthetic:a\n"}, "the top level, where it is on"),
+        ("e:theirs/e synthetic.a\ne:theirs/f synthetic.ab\n", {}, "the probe theirs/e"),
+        (
+            "",
+            {
+                "instances/ours/events/sched/sched_waking/trigger": "hist:keys=pid:onmatch(sched.x).a(pid)\n",
+                "instances/ours/events/sched/sched_switch/trigger": "hist:keys=a\n",
+            },
+            "instance ours, by a trigger of sched:sched_waking",
+        ),
+        (
+            "",
+            {"instances/ours/events/synthetic/a/trigger": "traceoff:unlimited\n"},
+            "instance ours, by a trigger of synthetic:a",
+        ),
+    ],
+)
+def test_who_uses_it_is_said(kernel: FakeKernel, others: str, files: dict[str, str], said: str) -> None:
+    put(kernel.path, {"dynamic_events": f"s:synthetic/a\tu64 x\n{others}", **files})
     kernel.refused[("dynamic_events", "-:synthetic/a")] = errno.EBUSY
     with pytest.raises(TracefsError) as caught:
         remove_event(kernel, "-:synthetic/a")
-    assert str(caught.value).endswith(
-        "it is used by instance ours, where it is on, instance ours, by a trigger of sched:sched_waking, "
-        "the probe theirs/e"
-    )
+    assert str(caught.value).endswith(f"it is used by {said}")
 
 
 def test_that_nobody_is_seen_is_said_too(kernel: FakeKernel) -> None:
