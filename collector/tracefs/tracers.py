@@ -27,16 +27,17 @@ _KEYS = {
 }
 # The same of what all users of tracing share: it may be meant for another one.
 _SHARED_KEYS = {
-    "graph_functions": _GRAPH | _IRQS | _WAKEUPS,  # the last two with options/display-graph
+    "graph_functions": _GRAPH | _IRQS | _WAKEUPS,
     "graph_notrace_functions": _GRAPH | _IRQS | _WAKEUPS,
     "max_graph_depth": _GRAPH | _IRQS | _WAKEUPS,
     "tracing_thresh_us": _GRAPH | _IRQS | _WAKEUPS | _HWLAT | {"osnoise"},
 }
 SHARED_KEYS = tuple(_SHARED_KEYS)
-# {files of options/: the one tracer whose they are}; up to Linux 6.18 all instances have the same flags of a tracer.
+# {files of options/ that are a tracer's own: who heeds them}; up to Linux 6.18 all instances have the same flags.
 _TRACERS_OPTIONS = {
     r"func_stack_trace|func-.*": frozenset({"function"}),
-    r"funcgraph-.*|sleep-time|graph-time": _GRAPH,
+    r"funcgraph-.*": _GRAPH,
+    r"sleep-time|graph-time": _GRAPH | _IRQS | _WAKEUPS,  # the last two with options/display-graph
     r"blk_.*": frozenset({"blk"}),
     r"test_nop_.*": frozenset({"nop"}),
 }

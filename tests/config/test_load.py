@@ -270,6 +270,15 @@ def test_instances_that_can_not_be_beside_each_other(one: str, other: str, said:
     assert said in problem
 
 
+def test_an_instance_of_another_tracer_empties_what_it_inherits() -> None:
+    text = '[trace]\ntracer = "function"\nfunctions = ["vfs_*"]\noptions = {func_stack_trace = true}\n[[instances]]\n' \
+           '[[instances]]\ninstance = "b"\ntracer = "nop"\n'  # fmt: skip
+    (problem,) = problems_of(text)
+    assert "functions only with tracer" in problem
+    one, other = parse_config(f"{text}functions = []\noptions = {{}}\n", "c").instances()
+    assert (one.functions, other.functions, other.options) == (("vfs_*",), (), {})
+
+
 @pytest.mark.parametrize("tracers", [("osnoise", "osnoise"), ("irqsoff", "wakeup"), ("function", "function")])
 def test_instances_that_can(tracers: tuple[str, str]) -> None:
     tables = (f'[[instances]]\ninstance = "{n}"\ntracer = "{t}"\nprobes = ["p:x f"]\n' for n, t in enumerate(tracers))
