@@ -122,8 +122,8 @@ def plan(args: argparse.Namespace) -> int:
     import json
 
     from collector.control.desired import build_spec, describe, preview
-    from collector.control.feasible import explain_unheeded
     from collector.control.journal import Journals
+    from collector.control.wish import explain_unheeded
     from collector.tracefs.files import TracefsDir, find_tracefs
 
     tracefs = TracefsDir(find_tracefs())

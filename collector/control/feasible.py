@@ -8,7 +8,7 @@ from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import KERNEL_GROUPS
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
-from collector.tracefs.tracers import SHARED_KEYS, excludes, explain_unheeded_shared, family_of
+from collector.tracefs.tracers import excludes, family_of
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
 _OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
@@ -51,14 +51,6 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
             )  # fmt: skip
     _check_probes(spec, probe)
     _check_snapshots(spec, probe)
-
-
-def explain_unheeded(spec: InstanceSpec) -> list[str]:
-    """What is wished for and has no effect, in words: no error, for it does no harm, or is meant for others."""
-    notes = explain_unheeded_shared(spec.tracer, {key: getattr(spec, key) for key in SHARED_KEYS})
-    collected = {*spec.events, *((event.group, event.name) for event in spec.probes)}
-    unused = [f"{system}:{name}" for system, name in spec.filters if (system, name) not in collected]
-    return notes + [f"the filter of {event} has no effect: events doesn't mean it" for event in unused]
 
 
 def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:

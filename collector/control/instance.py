@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from collector.control.executor import Executor, NoMemoryError
-from collector.control.feasible import check_desired, explain_unheeded
+from collector.control.feasible import check_desired
 from collector.control.holders import read_rival_tracers
 from collector.control.journal import Journal, Journals
 from collector.control.lock import check_name, make_and_lock
@@ -34,6 +34,7 @@ from collector.control.wish import (
     Probe,
     Undo,
     Write,
+    explain_unheeded,
     subbuf_sizes_to_try_kb,
 )
 from collector.errors import InstanceBusyError, TracefsError, TracefsMissingError
