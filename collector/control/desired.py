@@ -7,7 +7,7 @@ from collector.config.trace import TraceConfig
 from collector.control.feasible import check_desired
 from collector.control.holders import read_rival_tracers
 from collector.control.journal import TOP_LEVEL, Journals
-from collector.control.planner import plan_instance
+from collector.control.planner import events_of_earlier, plan_instance
 from collector.control.probing import read_probe, read_probe_of_none, resolve_events
 from collector.control.toplevel import check_free_to_plan, plan_top_level, read_top_probe
 from collector.control.wish import InstanceSpec, Write
@@ -79,16 +79,18 @@ def preview(trace: TraceConfig, tracefs: TracefsDir, journals: Journals | None =
       UsageError, TracefsError: what `run` would end with.
     """
     spec = build_spec(trace, tracefs)
-    key = TOP_LEVEL if spec.top_level else spec.name
-    records = journals.read_all() if journals is not None else []
-    owned = next((record.events for record in records if record.key == key), frozenset[EventName]())
     if spec.top_level:
         check_free_to_plan(tracefs.top, journals)
-        tree, probe = tracefs.top, read_top_probe(tracefs.top, spec)
+        tree, probe, exists = tracefs.top, read_top_probe(tracefs.top, spec), False
     else:
         tree = tracefs.instance(spec.name)
         exists = tree.path.is_dir()
         probe = read_probe(tree, spec, existed=True) if exists else read_probe_of_none(tracefs, spec)
+    if journals is not None:
+        key = TOP_LEVEL if spec.top_level else spec.name
+        owned = next((record.events for record in journals.read_all() if record.key == key), frozenset[EventName]())
+    else:
+        owned = events_of_earlier(spec, exists)
     probe = replace(probe, owned=owned, other_tracers=read_rival_tracers(tree, spec))
     check_desired(spec, probe)
     return plan_top_level(tree, spec, probe) if spec.top_level else plan_instance(spec, probe)

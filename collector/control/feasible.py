@@ -6,7 +6,7 @@ from collector.control.planner import block_file, files_named, scope_of
 from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
 from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
-from collector.tracefs.dynamic import KERNEL_GROUPS
+from collector.tracefs.dynamic import KERNEL_GROUPS, USER_GROUP, same_definition
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
 from collector.tracefs.tracers import excludes, family_of
 
@@ -120,18 +120,23 @@ def _check_options(spec: InstanceSpec, probe: Probe) -> None:
 
 
 def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
-    """Names in the kernel's own groups may be somebody else's."""
-    if probe.existed:
-        return
+    """Names in the kernel's own groups may be somebody else's.
+
+    A user event with the same fields is the same one, whoever was first, and is left to whoever made it; a synthetic
+    event is fed by its maker's triggers.
+    """
     listed = {(event.group, event.name): event for event in probe.dynamic}
     for wish in spec.probes:
         other = listed.get((wish.group, wish.name))
         if other is None or wish.group not in KERNEL_GROUPS or (wish.group, wish.name) in probe.owned:
             continue
+        if wish.group == USER_GROUP and same_definition(wish.definition, other.line):
+            continue
         collect = f'events = ["{wish.group}:{wish.name}"] collects it'
         raise UsageError(
             "there is an event of this name already, made by somebody else", where="probes",
-            expected="a name that is free", got=other.line,
+            expected="a name that is free" + (", or the same fields" if wish.group == USER_GROUP else ""),
+            got=other.line,
             hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` in tracefs removes it",
         )  # fmt: skip
 

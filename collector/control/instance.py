@@ -18,6 +18,7 @@ from collector.control.journal import Journal, Journals
 from collector.control.lock import check_name, make_and_lock
 from collector.control.planner import (
     changes_discard,
+    events_of_earlier,
     files_named,
     plan_instance,
     plan_owned,
@@ -333,7 +334,7 @@ class Instance:
 
     def _with_others(self, probe: Probe) -> Probe:
         """With what is known of other buffers and of earlier runs."""
-        owned = self._journal.events if self._journal is not None else frozenset()
+        owned = self._journal.events if self._journal is not None else events_of_earlier(self.spec, self.existed)
         return replace(probe, owned=owned, other_tracers=read_rival_tracers(self.dir, self.spec))
 
     def _without_impossible_exclusion(self) -> InstanceSpec:

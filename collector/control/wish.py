@@ -121,7 +121,7 @@ class Probe:
     filters: Mapping[EventName, str] = field(default_factory=dict)  # those that are set
     triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # lines as the kernel prints them
     snapshot: SnapshotState = "none"
-    owned: frozenset[EventName] = frozenset()  # dynamic events that a journal says this instance's runs have made
+    owned: frozenset[EventName] = frozenset()  # dynamic events that earlier runs of this instance have made
     other_tracers: Mapping[str, str] = field(default_factory=dict)  # {other buffer, "" the top level: its tracer}
 
     @property

@@ -11,7 +11,7 @@ from collector.control.desired import build_spec, describe, preview
 from collector.control.executor import Executor
 from collector.control.feasible import check_desired
 from collector.control.instance import Instance
-from collector.control.planner import plan_instance
+from collector.control.planner import plan_instance, plan_owned
 from collector.control.probing import read_probe
 from collector.control.wish import InstanceSpec, Undo
 from collector.errors import InstanceBusyError, TracefsError, UsageError
@@ -412,7 +412,6 @@ def test_a_file_that_this_kernel_lacks(kernel: FakeKernel) -> None:
     ("line", "wish", "said"),
     [
         ("s:synthetic/lat\tu64 lat", "s:lat u64 lat", r"synthetic:lat.*echo '-:synthetic/lat' >> dynamic_events"),
-        ("u:app u32 a; u8 b", "user:app u32 a;u8 b", r"user_events:app.*echo '-:user_events/app u32 a; u8 b' >> dyn"),
         ("u:app u32 a; u8 b", "user:app u64 a", r"user_events:app.*echo '-:user_events/app u32 a; u8 b' >> dynamic"),
     ],
 )
@@ -424,6 +423,18 @@ def test_an_event_of_somebody_else_is_left_alone(kernel: FakeKernel, line: str, 
         check_desired(spec, probe)
     made = spec.probes[0]
     check_desired(spec, replace(probe, owned=frozenset({(made.group, made.name)})))
+
+
+def test_a_user_event_that_a_program_has_made_is_the_same_one_and_stays(kernel: FakeKernel) -> None:
+    put(kernel.path, {"dynamic_events": "u:app u32 a; u8 b\n"})
+    put(kernel.path / "instances/ours", {"events/user_events/app/enable": "0\n"})
+    spec = spec_of(kernel, 'probes = ["user:app u32 a;u8 b"]')
+    probe = read_probe(kernel.instance("ours"), spec, existed=False)
+    check_desired(spec, probe)
+    writes = plan_instance(spec, probe)
+    assert ("events/user_events/app/enable", "1") in [(write.file, write.value) for write in writes]
+    assert "dynamic_events" not in [write.file for write in writes]
+    assert plan_owned(spec, probe) == []
 
 
 def test_a_filter_of_what_is_not_collected_is_said(kernel: FakeKernel) -> None:

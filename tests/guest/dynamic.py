@@ -199,19 +199,23 @@ def leave_what_a_program_has() -> None:
     assert_as_before("held", before)
 
 
-def tell_whose_it_is() -> None:
-    """An event that a program has made is collected, not made; one of ours that others use is left to them."""
+def collect_what_a_program_made() -> None:
+    """Whoever is first makes a user event, and it goes with its maker."""
     keys = f"probes = ['user:theirs {FIELDS}']"
     with program(f"theirs {FIELDS}", 0):
-        refused = run_command("plan", "--instance", "dynamic-theirs", *config_file(keys))
-        told = (
-            "made by somebody else" in refused.stderr
-            and 'events = ["user_events:theirs"] collects it' in refused.stderr
-        )
+        refused = run_command("plan", "--instance", "dynamic-theirs", *config_file("probes = ['user:theirs u64 a']"))
+        told = "made by somebody else" in refused.stderr and "-:user_events/theirs " in refused.stderr
         check(refused.returncode != 0 and told, f"theirs: {refused.stderr}")
-        with started("theirs", 'events = ["user_events:theirs"]') as daemon:
+        with started("theirs", keys) as daemon:
             check(daemon.stop() == 0, "theirs: collected")
+            check("left in tracefs" not in daemon.messages, "theirs: it is not ours to remove")
+        check("theirs" in listed(), "theirs: the program has it still")
     wait_until(lambda: listed() == "", "it goes with its program")
+    assert_nothing_left("theirs")
+
+
+def tell_who_uses_it() -> None:
+    """An event of ours that others use is left to them."""
     other = TRACEFS / "instances/other"
     other.mkdir()
     with started("used", "probes = ['p:used do_sys_openat2']") as daemon:
@@ -274,7 +278,8 @@ def main() -> None:
     kill_and_start_again(kinds)
     if USER_DATA.exists():
         leave_what_a_program_has()
-        tell_whose_it_is()
+        collect_what_a_program_made()
+    tell_who_uses_it()
     name_the_tracer_in_the_way()
 
 
