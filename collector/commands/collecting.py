@@ -1,16 +1,19 @@
 """The commands that collect, or say what a configuration means: run, check, plan, config, snapshot."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.commands import words
 from collector.errors import EXIT_OK, CollectorError, ConfigError, UsageError, raise_all
+from collector.version import PROGRAM
 
 if TYPE_CHECKING:
     from collector.commands.words import Commands
     from collector.config.load import LoadedConfig
+    from collector.config.trace import TraceConfig
     from collector.tracefs.files import TracefsDir
 
 
@@ -68,6 +71,7 @@ def check(args: argparse.Namespace) -> int:
     config = loaded.config
     from collector.run.daemon import check_sinks
     from collector.tracefs.files import TracefsDir, find_tracefs
+    from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
 
     errors: list[CollectorError] = []
     if wrong := [f"{loaded.place_of('sinks', str(i))}: {error}" for i, error in check_sinks(config).items()]:
@@ -85,7 +89,15 @@ def check(args: argparse.Namespace) -> int:
     raise_all(errors)
     clock = ", ".join(dict.fromkeys(trace.clock for trace in config.instances()))
     print(f"configuration ok; {found} events, clock {clock}, archive {config.archive.folder}")
+    for trace in config.instances():
+        _print_notes(trace, explain_unheeded_shared(trace.tracer, {key: getattr(trace, key) for key in SHARED_KEYS}))
     return EXIT_OK
+
+
+def _print_notes(trace: "TraceConfig", notes: Sequence[str]) -> None:
+    """What is not wrong, but has no effect; `run` logs it."""
+    for note in notes:
+        print(f"{PROGRAM}: note: {trace.instance}: {note}", file=sys.stderr)
 
 
 def _compare(loaded: "LoadedConfig", tracefs: "TracefsDir", clocks: Sequence[str]) -> tuple[int, list[str]]:
@@ -109,8 +121,9 @@ def plan(args: argparse.Namespace) -> int:
     config = words.load(args).config
     import json
 
-    from collector.control.desired import describe, preview
+    from collector.control.desired import build_spec, describe, preview
     from collector.control.journal import Journals
+    from collector.control.wish import explain_unheeded
     from collector.tracefs.files import TracefsDir, find_tracefs
 
     tracefs = TracefsDir(find_tracefs())
@@ -122,6 +135,7 @@ def plan(args: argparse.Namespace) -> int:
                 own = write.scope == "instance" and not trace.top_level_buffer
                 place = trace.instance if own else "top level"
                 print(f"{place}: {write.file} {write.value or '(empty)'}  [undone by: {write.undone_by}]")
+        _print_notes(trace, explain_unheeded(build_spec(trace, tracefs)))
     return EXIT_OK
 
 

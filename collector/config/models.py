@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, InstanceOf, SerializeAsAny, field_validator, model_validator
@@ -9,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, Field, InstanceOf, SerializeAsA
 from collector.config.text import split_listen
 from collector.config.trace import TraceConfig
 from collector.config.types import GIB, KIB, MIB, AtLeastOne, Auto, Section
+from collector.tracefs.dynamic import group_of, parse_probes
+from collector.tracefs.tracers import excludes, family_of
 
 MIN_PERIOD_S = 60  # segments shorter than that are mostly headers
 PERIODS = {"none": None, "hour": 3600, "day": 86400}  # {word: seconds}
@@ -126,6 +129,30 @@ class Config(Section):
             raise ValueError("a name of its own for each instance")
         if sum(trace.top_level_buffer for trace in value) > 1:
             raise ValueError("top_level_buffer = true in one table at most: there is one top level")
+        return value
+
+    @field_validator("instance_tables")
+    @classmethod
+    def _tracers_run_beside_each_other(cls, value: tuple[TraceConfig, ...]) -> tuple[TraceConfig, ...]:
+        for one, other in combinations(value, 2):
+            if excludes(one.tracer, other.tracer):
+                family = ", ".join(sorted(family_of(one.tracer)))
+                raise ValueError(
+                    f"one of the tracers {family} at a time, for all instances: "
+                    f'"{one.instance}" has {one.tracer}, "{other.instance}" has {other.tracer}'
+                )
+        return value
+
+    @field_validator("instance_tables")
+    @classmethod
+    def _probes_differ(cls, value: tuple[TraceConfig, ...]) -> tuple[TraceConfig, ...]:
+        for one, other in combinations(value, 2):
+            names = (f'"{one.instance}"', f'"{other.instance}"')
+            if (one.probes or other.probes) and group_of(one.instance) == group_of(other.instance):
+                raise ValueError(f"names of instances that differ in letters and digits, not {' and '.join(names)}")
+            makers = [{(p.group, p.name) for p in parse_probes(trace.probes, trace.instance)} for trace in (one, other)]
+            for group, name in sorted(makers[0] & makers[1]):
+                raise ValueError(f"one instance that makes {group}:{name}, not both {' and '.join(names)}")
         return value
 
     def instances(self) -> tuple[TraceConfig, ...]:

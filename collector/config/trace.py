@@ -10,6 +10,7 @@ from collector.errors import UsageError
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.functions import check_pattern
 from collector.tracefs.snapshots import takes_on_condition
+from collector.tracefs.tracers import find_unheeded
 
 
 def _to_cpu_keys(value: object) -> object:
@@ -139,6 +140,16 @@ class TraceConfig(Section):
         taking = [line for lines in self.triggers.values() for line in lines if takes_on_condition(line)]
         if taking:
             raise ValueError(f"no snapshot_interval_s beside a histogram's snapshot(), as in {taking[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_tracer_heeds_what_is_said_of_it(self) -> "TraceConfig":
+        given = [key for key in type(self).model_fields if getattr(self, key)]
+        for setting, tracers in find_unheeded(self.tracer, given, self.options).items():
+            names = " or ".join(f'"{name}"' for name in sorted(tracers))
+            raise ValueError(f'{setting} only with tracer = {names}: "{self.tracer}" ignores it')
+        if self.event_fork is not None and not (self.event_pids or self.notrace_pids or self.exclude_self):
+            raise ValueError("event_fork only with event_pids, notrace_pids or exclude_self, whose children it means")
         return self
 
     @model_validator(mode="after")

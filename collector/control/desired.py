@@ -1,15 +1,18 @@
 """From the settings of an instance to what the kernel is asked for: names looked up, lines parsed, writes planned."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from collector.config.trace import TraceConfig
 from collector.control.feasible import check_desired
-from collector.control.journal import Journals
-from collector.control.planner import plan_instance
+from collector.control.holders import read_rival_tracers
+from collector.control.journal import TOP_LEVEL, Journals
+from collector.control.planner import events_of_earlier, plan_instance
 from collector.control.probing import read_probe, read_probe_of_none, resolve_events
 from collector.control.toplevel import check_free_to_plan, plan_top_level, read_top_probe
 from collector.control.wish import InstanceSpec, Write
 from collector.tracefs.dynamic import parse_probes
+from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir
 
 
@@ -78,14 +81,19 @@ def preview(trace: TraceConfig, tracefs: TracefsDir, journals: Journals | None =
     spec = build_spec(trace, tracefs)
     if spec.top_level:
         check_free_to_plan(tracefs.top, journals)
-        probe = read_top_probe(tracefs.top, spec)
-        check_desired(spec, probe)
-        return plan_top_level(tracefs.top, spec, probe)
-    tree = tracefs.instance(spec.name)
-    exists = tree.path.is_dir()
-    probe = read_probe(tree, spec, existed=True) if exists else read_probe_of_none(tracefs, spec)
+        tree, probe, exists = tracefs.top, read_top_probe(tracefs.top, spec), False
+    else:
+        tree = tracefs.instance(spec.name)
+        exists = tree.path.is_dir()
+        probe = read_probe(tree, spec, existed=True) if exists else read_probe_of_none(tracefs, spec)
+    if journals is not None:
+        key = TOP_LEVEL if spec.top_level else spec.name
+        owned = next((record.events for record in journals.read_all() if record.key == key), frozenset[EventName]())
+    else:
+        owned = events_of_earlier(spec, exists)
+    probe = replace(probe, owned=owned, other_tracers=read_rival_tracers(tree, spec))
     check_desired(spec, probe)
-    return plan_instance(spec, probe)
+    return plan_top_level(tree, spec, probe) if spec.top_level else plan_instance(spec, probe)
 
 
 def describe(write: Write) -> dict[str, str]:

@@ -1,17 +1,22 @@
-"""Does a plan's writes: each is read back, and what would outlive the instance is taken back in the reverse order."""
+"""Does a plan's writes: each is read back, and what would outlive the instance is taken back in the reverse order.
+
+No errno is taken for a state of the kernel: what is said to be gone already is looked at.
+"""
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from collector.control.holders import why_tracer_is_busy
 from collector.control.journal import Journal
 from collector.control.planner import normal_trigger
 from collector.control.probing import parse_size_kb, place_of
+from collector.control.removal import remove_event
 from collector.control.wish import TRACER_FILE, Undo, Write
 from collector.errors import TracefsError, TracefsMissingError, TracefsPermissionError
 from collector.tracefs.cpus import parse_cpu_mask
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
-from collector.tracefs.dynamic import parse_dynamic_events
+from collector.tracefs.dynamic import KERNEL_GROUPS, parse_dynamic_events, parse_removal
 from collector.tracefs.files import TracefsDir, errno_of
 from collector.tracefs.functions import matching_functions, parse_functions
 from collector.tracefs.snapshots import parse_snapshot_state
@@ -52,14 +57,14 @@ class Executor:
         self._undo[:0] = [undo for undo in undos if undo not in self._undo]
 
     def run(self, writes: Iterable[Write], *, start: bool = True) -> None:
-        """Do the writes in order; after a failure half-way what they did is taken back.
+        """Do the writes in order.
 
         Args:
           start: False leaves out the write that starts tracing.
 
         Raises:
-          NoMemoryError: the sizes are too large; nothing is taken back, for smaller ones may do.
-          TracefsError: the kernel refuses a value, or has another afterwards.
+          NoMemoryError: the sizes are too large, smaller ones may do.
+          TracefsError: the kernel refuses a value, or has another afterwards. What was done is the caller's to undo.
         """
         for write in writes:
             if (write.file, write.value) == ("tracing_on", "1") and not start:
@@ -69,20 +74,15 @@ class Executor:
             except TracefsError as error:
                 if write.sizes_memory and errno_of(error) == errno.ENOMEM:
                     raise NoMemoryError(error) from error
-                problems = self.undo()
-                if not problems:
-                    raise
-                left = "not taken back: " + "; ".join(map(str, problems))
-                hint = left if error.hint is None else f"{error.hint}; {left}"
-                raise _with_hint(error, hint) from error.__cause__
+                raise
 
-    def undo(self, *, only_shared: bool = False) -> list[TracefsError]:
+    def undo(self, *, only_shared: bool = False) -> Mapping[Undo, TracefsError]:
         """Take back what was done, in reverse; what fails stays for another try. Gives the failures.
 
         Args:
           only_shared: single values of the top level alone: all else would clear the rings of an instance that is kept.
         """
-        problems: list[TracefsError] = []
+        problems: dict[Undo, TracefsError] = {}
         kept: list[Undo] = []
         while self._undo:
             undo = self._undo.pop()
@@ -91,21 +91,40 @@ class Executor:
                 continue
             try:
                 self._write(undo)
-            except TracefsMissingError:
-                pass  # gone already, with whoever took it
             except TracefsError as error:
-                problems.append(error)
-                kept.append(undo)
-                continue
+                if not self._is_taken_back(undo):
+                    problems[undo] = error
+                    kept.append(undo)
+                    continue
             if self._journal is not None:
                 self._journal.forget([undo])
         self._undo = kept[::-1]
         return problems
 
+    def outlives(self, undo: Undo) -> bool:
+        """Whether removing the instance leaves the change: a tracer's options are the tracer's, not the instance's."""
+        return undo.scope == "top" or undo.file.startswith("options/")
+
+    def _is_taken_back(self, undo: Undo) -> bool:
+        """Whether the file reads as it should after a write that failed; one that is not there has gone with its event.
+
+        Of events that were made `remove_event` has looked itself.
+        """
+        tree, name = place_of(self._tree, undo.file, at_top=undo.scope == "top")
+        try:
+            text = tree.try_read_text(name)
+        except TracefsError:
+            return False
+        if text is None or (undo.mode == "write" and text.strip() == undo.value):
+            return True
+        if undo.mode == "append" and undo.value.startswith("!"):
+            return normal_trigger(undo.value[1:]) not in {normal_trigger(line) for line in text.splitlines()}
+        return False
+
     def _do(self, write: Write) -> None:
         log = self._explanations() if _is_explained(write) else ""
         undos = self._new_undos(write)
-        noted = [undo for undo in undos if self._outlives(undo)]
+        noted = [undo for undo in undos if self.outlives(undo)]
         self._note(noted)
         try:
             self._write(write)
@@ -114,6 +133,8 @@ class Executor:
                 self._undo += undos
             elif self._journal is not None:
                 self._journal.forget(noted)
+            if write.file == TRACER_FILE and errno_of(error) == errno.EBUSY:
+                raise _with_hint(error, why_tracer_is_busy(self._tree, write.value)) from error.__cause__
             if not _is_explained(write):
                 raise
             raise _explained(error, write, log, self._explanations()) from error.__cause__
@@ -130,22 +151,19 @@ class Executor:
         undos = [replace(undo, scope="top") if self._at_top else undo for undo in reversed(write.undo)]
         return [undo for undo in undos if (undo.scope, undo.file) not in known and undo not in self._undo]
 
-    def _outlives(self, undo: Undo) -> bool:
-        """Whether removing the instance leaves the change: a tracer's options are the tracer's, not the instance's."""
-        return undo.scope == "top" or undo.file.startswith("options/")
-
     def _note(self, undos: list[Undo]) -> None:
         if self._journal is None:
             return
         mine = [undo for undo in undos if not self._journal.is_held_here(undo)]
         if mine:
-            # Events of ours are found again by their group.
-            needed = self._at_top or any(undo.file != DYNAMIC_FILE for undo in mine)
-            self._journal.note(mine, needed=needed)
+            self._journal.note(mine, needed=self._at_top or not all(map(_is_found_again, mine)))
 
     def _write(self, write: Write | Undo) -> None:
         tree, name = place_of(self._tree, write.file, at_top=write.scope == "top")
-        _WRITERS[write.mode](tree, name, write.value)
+        if _is_removal(write):
+            remove_event(tree.top, write.value)
+        else:
+            _WRITERS[write.mode](tree, name, write.value)
 
     def _verify(self, write: Write) -> None:
         if write.verify == "none":
@@ -174,8 +192,17 @@ def _may_have_changed(write: Write, error: TracefsError) -> bool:
     return errno_of(error) is None or (write.mode == "replace" and could_open)
 
 
+def _is_removal(write: Write | Undo) -> bool:
+    return write.file == DYNAMIC_FILE and write.value.startswith("-:")
+
+
+def _is_found_again(undo: Undo) -> bool:
+    """Whether a later start knows the change for ours without a journal: events in a group of ours are."""
+    return _is_removal(undo) and parse_removal(undo.value)[0] not in KERNEL_GROUPS
+
+
 def _is_explained(write: Write) -> bool:
-    return write.file == DYNAMIC_FILE or write.file.rpartition("/")[2] in _EXPLAINED
+    return (write.file == DYNAMIC_FILE and not _is_removal(write)) or write.file.rpartition("/")[2] in _EXPLAINED
 
 
 def _explained(error: TracefsError, write: Write, before: str, after: str) -> TracefsError:
@@ -236,10 +263,3 @@ _WRITERS: dict[str, Callable[[TracefsDir, str, str], None]] = {
     "clear": lambda tree, name, _: tree.clear(name),
     "replace": lambda tree, name, value: tree.replace(name, value),
 }
-
-
-def quiet_tracer(tree: TracefsDir) -> None:
-    """No tracer any more: before the instance goes, for the kernel refuses it while the ring is open."""
-    text = tree.try_read_text(TRACER_FILE)
-    if text is not None and text.strip() != "nop":
-        tree.write(TRACER_FILE, "nop")

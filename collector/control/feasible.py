@@ -6,8 +6,9 @@ from collector.control.planner import block_file, files_named, scope_of
 from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, InstanceSpec, Probe, check_spec
 from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
-from collector.tracefs.dynamic import SYNTHETIC_GROUP, USER_GROUP, same_definition
+from collector.tracefs.dynamic import KERNEL_GROUPS, USER_GROUP, same_definition
 from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
+from collector.tracefs.tracers import excludes, family_of
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
 _OWN_OPTIONS = {"overwrite": "use the key overwrite", "event-fork": "use the key event_fork"}
@@ -74,6 +75,16 @@ def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
             hint="top_level_buffer = true, with allow_top_level = true, collects from the top level"
             + ("; function_graph runs in instances from Linux 6.12 on" if spec.tracer == "function_graph" else ""),
         )  # fmt: skip
+    for name, other in probe.other_tracers.items():
+        if excludes(spec.tracer, other):
+            place = f"instance {name}" if name else "the top level"
+            raise InstanceBusyError(
+                "the kernel doesn't run this tracer beside another of its kind", where="tracer",
+                expected=f"one of {' '.join(sorted(family_of(spec.tracer)))} at a time",
+                got=f"{spec.tracer}, while {place} has {other}",
+                hint=f"`ftrace-collector list instances` says who holds it; or `echo nop > "
+                f"{f'instances/{name}/' if name else ''}current_tracer` in tracefs",
+            )  # fmt: skip
 
 
 def _check_block_devices(spec: InstanceSpec, probe: Probe) -> None:
@@ -109,18 +120,25 @@ def _check_options(spec: InstanceSpec, probe: Probe) -> None:
 
 
 def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
-    """Names in the kernel's own groups may be somebody else's."""
-    if probe.existed:
-        return
+    """Names in the kernel's own groups may be somebody else's.
+
+    A user event with the same fields is the same one, whoever was first, and is left to whoever made it; a synthetic
+    event is fed by its maker's triggers.
+    """
     listed = {(event.group, event.name): event for event in probe.dynamic}
     for wish in spec.probes:
         other = listed.get((wish.group, wish.name))
-        if other is not None and wish.group in (SYNTHETIC_GROUP, USER_GROUP):
-            same = same_definition(wish.definition, other.line)
-            raise UsageError(
-                "there is an event of this name already", where="probes", expected="a name that is free",
-                got=other.line, hint=f"`{other.removal}` in {DYNAMIC_FILE} removes it" if same else None,
-            )  # fmt: skip
+        if other is None or wish.group not in KERNEL_GROUPS or (wish.group, wish.name) in probe.owned:
+            continue
+        if wish.group == USER_GROUP and same_definition(wish.definition, other.line):
+            continue
+        collect = f'events = ["{wish.group}:{wish.name}"] collects it'
+        raise UsageError(
+            "there is an event of this name already, made by somebody else", where="probes",
+            expected="a name that is free" + (", or the same fields" if wish.group == USER_GROUP else ""),
+            got=other.line,
+            hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` in tracefs removes it",
+        )  # fmt: skip
 
 
 def _check_snapshots(spec: InstanceSpec, probe: Probe) -> None:

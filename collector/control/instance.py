@@ -8,15 +8,17 @@ import enum
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from collector.control.executor import Executor, NoMemoryError, quiet_tracer
+from collector.control.executor import Executor, NoMemoryError
 from collector.control.feasible import check_desired
+from collector.control.holders import read_rival_tracers
 from collector.control.journal import Journal, Journals
 from collector.control.lock import check_name, make_and_lock
 from collector.control.planner import (
     changes_discard,
+    events_of_earlier,
     files_named,
     plan_instance,
     plan_owned,
@@ -25,18 +27,21 @@ from collector.control.planner import (
 )
 from collector.control.probing import count_unread, read_functions, read_probe, read_systems, read_triggers
 from collector.control.wish import (
+    NO_TRACER,
     NOTRACE_FILE,
     OPTIONAL_FILES,
+    TRACER_FILE,
     InstanceSpec,
     Probe,
     Undo,
     Write,
+    explain_unheeded,
     subbuf_sizes_to_try_kb,
 )
 from collector.errors import InstanceBusyError, TracefsError, TracefsMissingError
 from collector.tracefs.clocks import ClockPair
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
-from collector.tracefs.dynamic import group_of, parse_dynamic_events
+from collector.tracefs.dynamic import USER_GROUP, group_of, parse_dynamic_events, parse_removal
 from collector.tracefs.files import ROOT_HINT, TracefsDir, errno_of
 from collector.tracefs.layout import PageLayout
 from collector.tracefs.wallclock import read_clock_pair
@@ -73,6 +78,7 @@ class Instance:
         self._journal = journal
         self._executor = Executor(tree, journal)
         self._busy: list[TracefsError] = []  # what could not be taken back yet
+        self.left: list[str] = []  # what stays after `undo` because others use it, in words; it is in the journal
         self.layout: PageLayout = tree.read_layout()  # as of now; `configure` may change it
         self.clock: str = tree.read_clock()[0]  # as of now
         self.unread_at_open = count_unread(tree)  # entries that an earlier run left in the rings
@@ -95,6 +101,8 @@ class Instance:
         try:
             journal = journals.of(spec.name, spec.name) if journals is not None else None
             instance = cls(tree, spec, lock_fd, existed=existed, journal=journal)
+            if journal is not None:
+                journal.check_events_free((probe.group, probe.name) for probe in spec.probes)
             probe = instance.probe()
             check_desired(spec, probe)
             if journal is not None:
@@ -127,12 +135,15 @@ class Instance:
 
     def probe(self) -> Probe:
         """How the instance is set up now."""
-        return read_probe(self.dir, self.spec, existed=self.existed, functions=self._functions, systems=self._systems)
+        return self._with_others(
+            read_probe(self.dir, self.spec, existed=self.existed, functions=self._functions, systems=self._systems)
+        )
 
     def configure(self, *, start: bool = True, discard_unread: bool = False) -> None:
         """Set everything up, read it back, and start tracing unless told not to.
 
-        After a failure what would outlive the instance is taken back; the instance itself is the caller's to remove.
+        After a failure what would outlive the instance is taken back as far as it can be now; `undo` tries the rest
+        once more, and the instance itself is the caller's to remove.
         Smaller sub-buffers are taken where memory has no room for the wished ones; `notes` says so.
 
         Args:
@@ -157,6 +168,7 @@ class Instance:
         if self._journal is not None:
             self._journal.claim()
         spec = self._without_impossible_exclusion()
+        self.notes += explain_unheeded(spec)
         self._executor.own(plan_owned(spec, probe))
         sizes_kb = subbuf_sizes_to_try_kb(spec, probe)
         for size_kb, smaller_kb in zip(sizes_kb, (*sizes_kb[1:], None), strict=True):
@@ -170,6 +182,9 @@ class Instance:
                     f"no memory for sub-buffers of {size_kb} KiB ({error.reason}): trying {smaller_kb} KiB"
                 )
                 probe = self.probe()
+            except TracefsError:
+                self._take_back_half()
+                raise
         self.layout = self.dir.read_layout()
         self.clock = self.dir.read_clock()[0]
 
@@ -186,14 +201,16 @@ class Instance:
         return read_clock_pair(self.clock, lambda: self.dir.read_stats(cpu).now_ts)
 
     def try_remove(self) -> bool:
-        """Take the instance away now, and what it would leave behind; False while somebody has one of its files open.
+        """Take the instance away now, and what it would leave behind; False while others hinder it.
+
+        They have one of its files open, or use an event that was made here: but for user events, which the programs
+        that write them have as long as they run. Those stay, in the journal; `left` says so.
 
         Raises:
           TracefsError: something can't be taken back or removed; all else was.
         """
         self._quiet()
-        problems = self._executor.undo()
-        problems += self._sweep()
+        problems = self._take_back()
         if self._is_busy(problems):
             return False
         try:
@@ -206,9 +223,8 @@ class Instance:
             raise TracefsError(
                 "the instance can't be removed", where=str(self.dir.path), got=str(error), hint=ROOT_HINT
             ) from error
-        self._end()
-        if problems:
-            raise problems[0]
+        # All that was the instance's own is gone now.
+        self._finish({undo: problem for undo, problem in problems.items() if self._executor.outlives(undo)})
         return True
 
     def remove(self, timeout_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -221,9 +237,12 @@ class Instance:
         while not self.try_remove():
             if time.monotonic() >= deadline_s:
                 what = "".join(f" ({problem})" for problem in self._busy)
+                files = f"`fuser -v {self.dir.path}/*` may find the process"
                 raise InstanceBusyError(
-                    "the instance can't be removed", where=str(self.dir.path), expected="no open file in it",
-                    got=f"EBUSY for {timeout_s:g} s{what}", hint=f"`fuser -v {self.dir.path}/*` may find the process",
+                    "the instance can't be removed", where=str(self.dir.path),
+                    expected="no open file in it" if not self._busy else "that nobody uses what was made with it",
+                    got=f"EBUSY for {timeout_s:g} s{what}",
+                    hint=f"`ftrace-collector cleanup {self.spec.name}` does it later" if self._busy else files,
                 )  # fmt: skip
             sleep(_REMOVE_STEP_S)
 
@@ -240,22 +259,34 @@ class Instance:
             self.remove(timeout_s)
             return
         self._quiet()
-        problems = self._executor.undo(only_shared=True)
-        self._end()
-        if problems:
-            raise problems[0]
+        self._finish(self._executor.undo(only_shared=True))
 
     def _plan(self, spec: InstanceSpec, probe: Probe, subbuf_size_kb: int) -> list[Write]:
         """The writes that set it up."""
         return plan_instance(spec, probe, subbuf_size_kb)
 
-    def _is_busy(self, problems: Iterable[TracefsError]) -> bool:
-        """Whether somebody has a file open that hinders taking something back."""
-        self._busy = [problem for problem in problems if errno_of(problem) == errno.EBUSY]
+    def _is_busy(self, problems: Mapping[Undo, TracefsError]) -> bool:
+        """Whether others hinder taking something back that is worth waiting for."""
+        self._busy = [p for p in without_used(problems).values() if errno_of(p) == errno.EBUSY]
         return bool(self._busy)
 
+    def _finish(self, problems: Mapping[Undo, TracefsError]) -> None:
+        """The end: what is still to be taken back stays in the journal.
+
+        Raises:
+          TracefsError: the first of the problems, but for user events that are in use.
+        """
+        worse = without_used(problems)
+        self.left = [
+            f"{problem}; `ftrace-collector cleanup {self.spec.name}` removes it later"
+            for undo, problem in problems.items()
+            if undo not in worse
+        ]
+        self._end()
+        for problem in worse.values():
+            raise problem
+
     def _end(self) -> None:
-        """In good order: what is still to be taken back, of an instance that is kept, stays in the journal."""
         if self._journal is not None:
             self._journal.close()
         self.close()
@@ -274,25 +305,37 @@ class Instance:
             if NOTRACE_FILE in self._files:
                 self.dir.clear(NOTRACE_FILE)
         except TracefsMissingError:
-            return  # somebody else has removed it
+            if self.dir.exists(""):
+                raise
+            # Somebody else has removed it.
 
-    def _sweep(self) -> list[TracefsError]:
-        """What an earlier run, or a plan that failed, may have left: triggers, the tracer, probes of our group."""
-        problems: list[TracefsError] = []
-        executor = Executor(self.dir)
-        try:
-            if self.existed:
-                executor.own(plan_untrigger(read_triggers(self.dir)))
-            listed = parse_dynamic_events(self.dir.top.try_read_text(DYNAMIC_FILE) or "")
-            group = group_of(self.spec.name)
-            executor.own(Undo(DYNAMIC_FILE, e.removal, "append", "top") for e in listed if e.group == group)
-            problems += executor.undo()
-            quiet_tracer(self.dir)
-        except TracefsMissingError:
-            pass
-        except TracefsError as error:
-            problems.append(error)
+    def _take_back_half(self) -> None:
+        """After a failure: an event that is on, or has a trigger, can't be removed, so these go first."""
+        with contextlib.suppress(TracefsError):  # the failure says what matters, and `undo` tries it again
+            self._quiet()
+        self._executor.undo()
+
+    def _take_back(self) -> dict[Undo, TracefsError]:
+        """What this run has done, and what an earlier one may have left: triggers, probes of our group, the tracer."""
+        problems: dict[Undo, TracefsError] = {}
+        if self.existed:
+            triggers = Executor(self.dir)
+            with contextlib.suppress(TracefsMissingError):  # somebody else has removed the instance
+                triggers.own(plan_untrigger(read_triggers(self.dir)))
+            problems.update(triggers.undo())
+        listed = parse_dynamic_events(self.dir.top.try_read_text(DYNAMIC_FILE) or "")
+        group = group_of(self.spec.name)
+        self._executor.own(Undo(DYNAMIC_FILE, e.removal, "append", "top") for e in listed if e.group == group)
+        # The kernel refuses to change the tracer while the ring is open, and to remove the instance then.
+        tracer = (self.dir.try_read_text(TRACER_FILE) or NO_TRACER).strip()
+        self._executor.own([Undo(TRACER_FILE, NO_TRACER)] if tracer != NO_TRACER else [])
+        problems.update(self._executor.undo())
         return problems
+
+    def _with_others(self, probe: Probe) -> Probe:
+        """With what is known of other buffers and of earlier runs."""
+        owned = self._journal.events if self._journal is not None else events_of_earlier(self.spec, self.existed)
+        return replace(probe, owned=owned, other_tracers=read_rival_tracers(self.dir, self.spec))
 
     def _without_impossible_exclusion(self) -> InstanceSpec:
         if not self.spec.notrace_pids:
@@ -307,6 +350,15 @@ class Instance:
         if NOTRACE_FILE not in self._files:
             return Exclusion.UNSUPPORTED
         return Exclusion.EXCLUDED if in_initial_pid_namespace() else Exclusion.OTHER_NAMESPACE
+
+
+def without_used(problems: Mapping[Undo, TracefsError]) -> dict[Undo, TracefsError]:
+    """Without user events that a program uses: that is what they are for, and it may run longer than we do."""
+    return {
+        undo: problem
+        for undo, problem in problems.items()
+        if errno_of(problem) != errno.EBUSY or undo.file != DYNAMIC_FILE or parse_removal(undo.value)[0] != USER_GROUP
+    }
 
 
 def in_initial_pid_namespace() -> bool:

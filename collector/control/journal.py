@@ -14,21 +14,21 @@ after a boot tracefs is as new and the journal void. The file goes with the last
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from collector.control.wish import Mode, Scope, Undo
 from collector.errors import InstanceBusyError, TracefsError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
+from collector.tracefs.dynamic import parse_removal
+from collector.tracefs.events import EventName
+from collector.tracefs.tracers import is_tracers_option
 
 SUFFIX = ".undo"
 DEFAULT_FOLDER = Path("/run/ftrace-collector")
 TOP_LEVEL = "@top"  # the top-level buffer's journal; no instance is named so
-# Options of a tracer: up to Linux 6.18 all instances have the same flags.
-_TRACER_OPTION = re.compile(r"options/(func_stack_trace|func-.*|funcgraph-.*|sleep-time|graph-time|blk_.*|test_nop_.*)")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,6 +46,16 @@ class Record:
     def shared_files(self) -> frozenset[str]:
         """Files of all users of tracing whose values it has: events that were made are their maker's alone."""
         return frozenset(u.file for u in self.undos.values() if u.scope == "top" and u.file != DYNAMIC_FILE)
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether more is left than events that somebody used when the run ended."""
+        return not self.undos or any(undo.file != DYNAMIC_FILE for undo in self.undos.values())
+
+    @property
+    def events(self) -> frozenset[EventName]:
+        """Events that were made."""
+        return frozenset(parse_removal(undo.value) for undo in self.undos.values() if undo.file == DYNAMIC_FILE)
 
 
 def runtime_folder(environment: Mapping[str, str]) -> Path:
@@ -156,9 +166,14 @@ class Journal:
         """What is to be done still, the last one first."""
         return list(self._undos.values())
 
+    @property
+    def events(self) -> frozenset[EventName]:
+        """Events that were made and are still to be removed."""
+        return self._record.events
+
     def claim(self) -> None:
         """Write it anew in this process's name. Where that can't be, `note` says so when it matters."""
-        record = Record(self._owner.key, self._owner.boot_id, self._owner.instance, self._owner.pid, self._undos)
+        record = self._record
         try:
             self.path.parent.mkdir(mode=0o750, exist_ok=True)
             fresh = self.path.with_suffix(f".{self._owner.pid}")
@@ -188,10 +203,26 @@ class Journal:
           InstanceBusyError: with whose they are.
         """
         mine = {undo.file for undo in self._undos.values()}
-        now = {file: text.strip() for file, text in values.items() if file not in mine and _TRACER_OPTION.match(file)}
+        now = {file: text.strip() for file, text in values.items() if file not in mine and _is_tracers(file)}
         for record in self._others()[0]:
             changed = (undo for undo in record.undos.values() if now.get(undo.file, undo.value) != undo.value)
             _refuse_held(record, {undo.file for undo in changed})
+
+    def check_events_free(self, events: Iterable[EventName]) -> None:
+        """Refuse to make events that another run has made.
+
+        Raises:
+          InstanceBusyError: with whose they are.
+        """
+        wanted = frozenset(events)
+        for record in self._others()[0]:
+            for group, name in sorted(wanted & record.events):
+                raise InstanceBusyError(
+                    "another run has made an event of this name, and removes it at its end", where="probes",
+                    expected="a name that is free", got=f"{group}/{name} of process {record.pid}, "
+                    f"instance {record.instance}",
+                    hint=f"take another name; if that run was killed: `ftrace-collector cleanup {record.instance}`",
+                )  # fmt: skip
 
     def note(self, undos: Sequence[Undo], *, needed: bool) -> None:
         """Have these on disk before the change is made.
@@ -244,6 +275,10 @@ class Journal:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
+    @property
+    def _record(self) -> Record:
+        return replace(self._owner, undos=self._undos)
+
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         if self._problem is not None:
             raise self._problem
@@ -257,6 +292,11 @@ class Journal:
                 raise OSError(f"{written} of {len(data)} bytes were written")
         finally:
             os.close(fd)
+
+
+def _is_tracers(file: str) -> bool:
+    folder, _, name = file.rpartition("/")
+    return folder == "options" and is_tracers_option(name)
 
 
 def _refuse_held(record: Record, files: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from collector.control.lock import find_holder
 from collector.control.probing import count_unread
 from collector.control.toplevel import open_instance
 from collector.control.wish import InstanceSpec
-from collector.errors import UsageError
+from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.facts import Cleaned, Leftover
 from collector.tracefs.files import TracefsDir
 
@@ -16,7 +16,7 @@ def find_leftovers(tracefs: TracefsDir, journals: Journals) -> tuple[Leftover, .
     for record in journals.read_all():
         tree = _tree_of(tracefs, record)
         if find_holder(tree.path) is None:
-            exists = tree.path.is_dir()
+            exists = tree.path.is_dir() and (record.key != TOP_LEVEL or record.is_set_up)
             changes = tuple(map(str, record.undos.values()))
             found.append(Leftover(record.instance, record.pid, changes, count_unread(tree) if exists else None))
     return tuple(found)
@@ -32,7 +32,7 @@ def clean_up(
       timeout_s: to wait for whoever has a file of the instance open.
 
     Raises:
-      InstanceBusyError: a live process holds the instance, or has a file of it open.
+      InstanceBusyError: a live process holds the instance, or uses what was made; all else was done.
       UsageError: there is nothing of that name.
       TracefsError: something can't be taken back; all else was.
     """
@@ -49,6 +49,11 @@ def clean_up(
     existed, unread = instance.existed, instance.unread_at_open
     keep = keep_entries and unread > 0
     instance.undo(timeout_s, keep=keep)
+    if instance.left:
+        raise InstanceBusyError(
+            "not all that was made can be removed yet", where=name, expected="that nobody uses it",
+            got="; ".join(instance.left),
+        )  # fmt: skip
     changes = tuple(map(str, record.undos.values())) if record is not None else ()
     return Cleaned(name, changes, unread if existed else None, keep, top_level)
 

@@ -151,7 +151,14 @@ def plan_owned(spec: InstanceSpec, probe: Probe) -> list[Undo]:
     """What takes back what a crashed run has left as wished: no write is needed, but its undo is."""
     stale = {(listed.group, listed.name) for listed in _stale_probes(spec, probe)}
     present = {(listed.group, listed.name) for listed in probe.dynamic} - stale
-    return [_remove_probe(p.removal) for p in spec.probes if (p.group, p.name) in present]
+    group = group_of(spec.name)
+    ours = [p for p in spec.probes if p.group == group or (p.group, p.name) in probe.owned]
+    return [_remove_probe(p.removal) for p in ours if (p.group, p.name) in present]
+
+
+def events_of_earlier(spec: InstanceSpec, existed: bool) -> frozenset[EventName]:
+    """Events that earlier runs have made, where no journal says it: those of an instance that is there already."""
+    return frozenset((p.group, p.name) for p in spec.probes) if existed else frozenset()
 
 
 def named_values(spec: InstanceSpec) -> dict[str, tuple[str, Verify]]:
@@ -306,9 +313,14 @@ def _stale_probes(spec: InstanceSpec, probe: Probe) -> list[ListedEvent]:
     group = group_of(spec.name)
     stale = []
     for listed in probe.dynamic:
-        wish = wanted.get((listed.group, listed.name))
-        ours = listed.group == group or (probe.existed and wish is not None)
-        if ours and (wish is None or not same_definition(wish, listed.line)):
+        event = (listed.group, listed.name)
+        wish = wanted.get(event)
+        if wish is None:
+            # What was made in the kernel's groups goes at the end: somebody else's program may have it still.
+            is_stale = listed.group == group
+        else:
+            is_stale = (listed.group == group or event in probe.owned) and not same_definition(wish, listed.line)
+        if is_stale:
             stale.append(listed)
     return stale
 

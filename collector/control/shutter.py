@@ -59,8 +59,8 @@ def disarm_triggers(tree: TracefsDir) -> None:
     executor = Executor(tree)
     executor.own(plan_untrigger(taking))
     problems = executor.undo()
-    if problems:
-        raise problems[0]
+    for error in problems.values():
+        raise error
 
 
 def take_of_running(tracefs: TracefsDir, names: Sequence[str]) -> list[str]:

@@ -5,11 +5,11 @@ afterwards. What a killed run has left is read to its end, then taken back, befo
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from collector.control.feasible import check_desired
-from collector.control.instance import Instance
+from collector.control.instance import Instance, without_used
 from collector.control.journal import TOP_LEVEL, Journals
 from collector.control.lock import find_holder, lock_top_level
 from collector.control.neighbours import read_enabled, read_pipe_readers
@@ -48,13 +48,14 @@ class TopLevel(Instance):
         lock_fd = lock_top_level(top)
         try:
             journal = journals.of(TOP_LEVEL, spec.name) if journals is not None else None
-            left = journal is not None and journal.left is not None
-            opened = cls(top, spec, lock_fd, existed=left, journal=journal)
-            if not left:
+            left = journal.left if journal is not None else None
+            opened = cls(top, spec, lock_fd, existed=left is not None and left.is_set_up, journal=journal)
+            if left is None:
                 check_unused(top)
             probe = opened.probe()
             check_desired(spec, probe)
             if journal is not None:
+                journal.check_events_free((event.group, event.name) for event in spec.probes)
                 journal.check_free([*probe.values, *probe.top_values])
                 journal.check_options_free(probe.values)
         except BaseException:
@@ -68,15 +69,16 @@ class TopLevel(Instance):
         return self.existed
 
     def probe(self) -> Probe:
-        return read_top_probe(self.dir, self.spec)
+        return self._with_others(read_top_probe(self.dir, self.spec))
 
     def configure(self, *, start: bool = True, discard_unread: bool = False) -> None:
         """As for an instance; what a killed run has left is taken back before."""
         if self.existed:
-            problems = self._restore()
-            if problems:
-                raise problems[0]
+            for problem in without_used(self._restore()).values():
+                raise problem
             self.existed = False
+        elif self._journal is not None and self._journal.left is not None:
+            check_unused(self.dir)  # what is left is an event: others may use all else
         if self._journal is not None:
             self._journal.claim()
         # First of all, so that it is done last: it is as before only when all else is.
@@ -93,9 +95,7 @@ class TopLevel(Instance):
         problems = self._restore()
         if self._is_busy(problems):
             return False
-        self._end()
-        if problems:
-            raise problems[0]
+        self._finish(problems)
         return True
 
     def undo(self, timeout_s: float, *, keep: bool | None = None) -> None:
@@ -118,7 +118,7 @@ class TopLevel(Instance):
         self.stop_tracing()
         self.dir.write(ALL_EVENTS_FILE, "0")
 
-    def _restore(self) -> list[TracefsError]:
+    def _restore(self) -> Mapping[Undo, TracefsError]:
         """Take back all that was changed, and leave the rings and their counters empty; gives what can't be."""
         if self._is_set_up:
             self.stop_tracing()
@@ -170,7 +170,7 @@ def check_free_to_plan(top: TracefsDir, journals: Journals | None) -> None:
     Raises:
       InstanceBusyError: with who or what uses it.
     """
-    left = journals is not None and any(record.key == TOP_LEVEL for record in journals.read_all())
+    left = journals is not None and any(record.key == TOP_LEVEL and record.is_set_up for record in journals.read_all())
     if not left and find_holder(top.path) is None:
         check_unused(top)
 

@@ -12,6 +12,7 @@ from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.dynamic import ListedEvent, ProbeEvent
 from collector.tracefs.events import EventName
 from collector.tracefs.snapshots import SnapshotState
+from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
 
 SUBBUF_SIZES_KB = (64, 32, 16, 4)  # tried in this order: 64 KiB are order-4 pages, which can run out
 MAX_SUBBUF_KB = 512
@@ -120,6 +121,8 @@ class Probe:
     filters: Mapping[EventName, str] = field(default_factory=dict)  # those that are set
     triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # lines as the kernel prints them
     snapshot: SnapshotState = "none"
+    owned: frozenset[EventName] = frozenset()  # dynamic events that earlier runs of this instance have made
+    other_tracers: Mapping[str, str] = field(default_factory=dict)  # {other buffer, "" the top level: its tracer}
 
     @property
     def tracer(self) -> str:
@@ -247,3 +250,11 @@ def check_spec(spec: InstanceSpec, probe: Probe) -> None:
             "no such CPU", where="cpus", expected=f"some of {format_cpu_list(probe.possible_cpus)}",
             got=format_cpu_list(spec.cpus) or "none",
         )  # fmt: skip
+
+
+def explain_unheeded(spec: InstanceSpec) -> list[str]:
+    """What is wished for and has no effect, in words: no error, for it does no harm, or is meant for others."""
+    notes = explain_unheeded_shared(spec.tracer, {key: getattr(spec, key) for key in SHARED_KEYS})
+    collected = {*spec.events, *((event.group, event.name) for event in spec.probes)}
+    unused = [f"{system}:{name}" for system, name in spec.filters if (system, name) not in collected]
+    return notes + [f"the filter of {event} has no effect: events doesn't mean it" for event in unused]

@@ -88,6 +88,7 @@ class InstanceGroup:
                 held.instance.undo(REMOVE_TIMEOUT_S, keep=held.instance.spec.keep or not complete)
             except CollectorError as error:
                 problems.append(error)
+            _tell_left(held.instance)
         raise_all(problems)
 
     def give_up(self, collected: bool) -> None:
@@ -103,11 +104,17 @@ class InstanceGroup:
                     instance.close()
                 else:
                     instance.undo(REMOVE_TIMEOUT_S, keep=instance.existed or collected)
+                    _tell_left(instance)
             except Exception as e:  # the error that is on its way matters more
                 logger.warning(
                     "cannot remove the instance", extra={"fields": {"instance": instance.spec.name, "error": str(e)}}
                 )
                 instance.close()
+
+
+def _tell_left(instance: Instance) -> None:
+    for note in instance.left:
+        logger.warning("something is left in tracefs", extra={"fields": {"instance": instance.spec.name, "what": note}})
 
 
 def own_threads(config: Config) -> tuple[int, ...]:

@@ -8,6 +8,9 @@
 
 All but the last two are made in a group of the instance's own, so that a start after a crash knows
 them again. The kernel's group of those two is fixed: their names are taken as they are.
+
+    -:GROUP/NAME                         removes an event          -:user_events/NAME TYPE FIELD; ...   a user event:
+                                                                   its fields have to be those that the kernel lists
 """
 
 import re
@@ -15,15 +18,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from collector.errors import UsageError
+from collector.tracefs.events import EventName
 
 FILE = "dynamic_events"
 SYNTHETIC_GROUP, USER_GROUP = "synthetic", "user_events"
+KERNEL_GROUPS = frozenset({SYNTHETIC_GROUP, USER_GROUP})
 PROBES_ALIAS = "probes"  # how filters and triggers name the group of ours
 _NAME_MAX = 63  # MAX_EVENT_NAME_LEN less the NUL
 
 _LINE = re.compile(r"(p|r\d*|f\d*|t|u|ur|e|s|user):\s*([A-Za-z_][A-Za-z0-9_]*)\s+(\S.*)", re.DOTALL)
 _LISTED = re.compile(r"[a-z]\d*:(?:([^/\s]+)/)?([^\s/]+)(?:\s+(.*))?")
 _NUMBER = re.compile(r"\b0x([0-9a-fA-F]+)\b")
+_COUNT = re.compile(r"([rf])\d+:")
+_ARRAY = re.compile(r"(\w+)\s+(\w+)(\[\d*\])\s*(?=;|$)")  # `TYPE NAME[N]`, which the kernel lists as `TYPE[N] NAME`
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class ProbeEvent:
     @property
     def removal(self) -> str:
         """The line that removes exactly this one."""
-        return f"-:{self.group}/{self.name}"
+        return _removal(self.group, self.name, self.definition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class ListedEvent:
 
     @property
     def removal(self) -> str:
-        return f"-:{self.group}/{self.name}"
+        """The line that removes it."""
+        return _removal(self.group, self.name, self.line)
 
 
 def group_of(instance: str) -> str:
@@ -79,7 +87,7 @@ def parse_probe(text: str, instance: str) -> ProbeEvent:
     if kind == "s":
         return ProbeEvent(SYNTHETIC_GROUP, name, f"s:{SYNTHETIC_GROUP}/{name} {rest}")
     if kind == "user":
-        return ProbeEvent(USER_GROUP, name, f"u:{name} {rest}")
+        return ProbeEvent(USER_GROUP, name, f"u:{name} {_fields(rest)}")
     group = group_of(instance)
     word = {"u": "p", "ur": "r"}.get(kind, kind)
     return ProbeEvent(group, name, f"{word}:{group}/{name} {rest}")
@@ -109,10 +117,41 @@ def parse_dynamic_events(text: str) -> tuple[ListedEvent, ...]:
     return tuple(found)
 
 
+def parse_removal(removal: str) -> EventName:
+    """(group, name) of the event that a line `-:GROUP/NAME ...` removes."""
+    group, _, name = removal.split()[0].removeprefix("-:").partition("/")
+    return group, name
+
+
+def removes(removal: str, event: ListedEvent) -> bool:
+    """Whether the line is meant for this event; without fields, as earlier versions noted, for user events of any."""
+    if parse_removal(removal) != (event.group, event.name):
+        return False
+    return len(removal.split()) == 1 or same_definition(removal, event.removal)
+
+
 def same_definition(wished: str, listed: str) -> bool:
     """Whether the kernel prints what was asked for; False where it prints the same in other words."""
-    return _normalised(wished) == _normalised(listed)
+    wish, found = _normalised(wished), _normalised(listed)
+    if wish and found and not _COUNT.match(wish[0]):
+        found[0] = _COUNT.sub(r"\1:", found[0])  # of returns at a time: the kernel's own, where none was asked for
+    return wish == found
+
+
+def _removal(group: str, name: str, line: str) -> str:
+    """Of a user event, with its fields: there may be several of a name, and the kernel compares."""
+    fields = line.partition(" ")[2] if group == USER_GROUP else ""
+    return f"-:{group}/{name} {_fields(fields)}".rstrip()
+
+
+def _fields(text: str) -> str:
+    """Fields as the kernel lists them: `TYPE NAME; TYPE NAME`."""
+    return "; ".join(" ".join(field.split()) for field in text.split(";") if field.strip())
 
 
 def _normalised(line: str) -> list[str]:
-    return [_NUMBER.sub(lambda m: hex(int(m[1], 16)), word) for word in re.split(r"[\s;]+", line.strip()) if word]
+    """Its words; numbers are decimal, and the dimension of a field is with its type."""
+    text = _NUMBER.sub(lambda m: str(int(m[1], 16)), line.strip())
+    if text.startswith("s:"):
+        text = _ARRAY.sub(r"\1\3 \2", text)
+    return [word for word in re.split(r"[\s;]+", text) if word]

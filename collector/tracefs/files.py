@@ -200,14 +200,16 @@ class TracefsDir:
 
     def _write(self, name: str, value: str, flags: int) -> None:
         data = f"{value}\n".encode("utf-8", "surrogateescape") if value else b""
+        opened = False
         try:
             fd = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC | flags)
+            opened = True
             try:
                 written = os.write(fd, data) if data else 0
             finally:
                 os.close(fd)
         except OSError as error:
-            raise self._error(error, name, "the kernel refuses the value", value) from error
+            raise self._error(error, name, "the kernel refuses the value", value, opened=opened) from error
         if written < len(data.rstrip()):
             raise TracefsError(
                 "the kernel took a part of the value only", where=str(self.path / name), expected=repr(value),
@@ -381,13 +383,19 @@ class TracefsDir:
             )  # fmt: skip
         return int(text)
 
-    def _error(self, error: OSError, name: str, what: str, value: str | None = None) -> TracefsError:
-        """Our error for what the kernel said, with what it would have taken."""
+    def _error(
+        self, error: OSError, name: str, what: str, value: str | None = None, *, opened: bool = False
+    ) -> TracefsError:
+        """Our error for what the kernel said, with what it would have taken.
+
+        Args:
+          opened: the file is there; ENOENT is then of something that the value names.
+        """
         got = _errno_text(error) if value is None else f"{_errno_text(error)} for {value!r}"
         where = str(self.path / name)
         hint = self._hint(error, name)
         # ENODEV: what the file belongs to, an event or an instance, went while it was open.
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
+        if error.errno == errno.ENODEV or (error.errno in (errno.ENOENT, errno.ENOTDIR) and not opened):
             return TracefsMissingError("no such file", where=where, got=got, hint=hint)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return TracefsPermissionError(what, where=where, got=got, hint=hint)
@@ -404,7 +412,7 @@ class TracefsDir:
         if error.errno == errno.EBUSY and name.endswith("trace_pipe"):
             return "another reader has a trace_pipe of this instance open: end it, or take another instance"
         if error.errno == errno.EBUSY:
-            return "a file of it is still open or mapped somewhere"
+            return _BUSY.get(name.rpartition("/")[2], "somebody else uses it")
         if error.errno == errno.ENOMEM:
             return "take a smaller size"
         try:
@@ -445,6 +453,17 @@ _EXPECTED = {
     "buffer_size_kb": "KiB per CPU, 1 or more, that memory has room for",
     "buffer_percent": "0 to 100",
     "set_event_notrace_pid": "thread ids",
+}
+
+
+# {file: what EBUSY of it means}
+_BUSY = {
+    "buffer_size_kb": "somebody reads `trace` of this buffer, or has its ring mapped",
+    "buffer_subbuf_size_kb": "somebody reads `trace` of this buffer, or has its ring mapped",
+    "current_tracer": "a pipe or a mapping of this buffer is open, or another buffer has a tracer of its kind",
+    "enable": "somebody else has it on in another way",
+    "trigger": "a latency tracer, or another trigger, has the ring of snapshots to itself",
+    "trace": "a latency tracer is at work on it",
 }
 
 

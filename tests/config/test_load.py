@@ -213,6 +213,78 @@ def test_wrong_values_of_the_desired_state_are_refused(text: str) -> None:
     assert len(problems_of(f"[trace]\n{text}")) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('functions = ["vfs_*"]', 'functions only with tracer = "function" or .*: "nop" ignores it'),
+        ('tracer = "osnoise"\nnotrace_functions = ["vfs_*"]', "notrace_functions only with"),
+        ('tracer = "blk"\nblock_devices = ["sda"]\nfunction_pids = [1]', "function_pids only with"),
+        ('tracer = "hwlat"\nnotrace_function_pids = [1]', "notrace_function_pids only with"),
+        ("options = {func_stack_trace = false}", r'options\.func_stack_trace only with tracer = "function"'),
+        (
+            'tracer = "function"\noptions = {funcgraph-irqs = true}',
+            'funcgraph-irqs only with tracer = "function_graph"',
+        ),
+        ('tracer = "function"\noptions = {display-graph = true}', "display-graph only with"),
+        ("event_fork = true\nexclude_self = false", "event_fork only with event_pids"),
+    ],
+)
+def test_what_the_tracer_ignores_is_refused(text: str, said: str) -> None:
+    (problem,) = problems_of(f"[trace]\n{text}")
+    assert re.search(said, problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'tracer = "function"\nfunctions = ["vfs_*"]\noptions = {func_stack_trace = true}',
+        'tracer = "function_graph"\nfunctions = ["vfs_*"]\noptions = {funcgraph-irqs = true}',
+        'tracer = "irqsoff"\nfunctions = ["vfs_*"]\noptions = {function-trace = true}',
+        'tracer = "of_another_kernel"\nfunctions = ["vfs_*"]\noptions = {func_stack_trace = true}',
+        "options = {stacktrace = true, test_nop_accept = true}",
+        "max_graph_depth = 3\ntracing_thresh_us = 5\nallow_top_level = true",  # shared: it may be meant for others
+        "event_fork = true\nexclude_self = false\nevent_pids = [1]",
+    ],
+)
+def test_what_it_heeds_is_not(text: str) -> None:
+    parse_config(f"[trace]\n{text}", "c")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ('tracer = "irqsoff"', 'tracer = "preemptoff"', '"a" has irqsoff, "b" has preemptoff'),
+        ('tracer = "wakeup"', 'tracer = "wakeup"', "one of the tracers wakeup, wakeup_dl, wakeup_rt at a time"),
+        ('tracer = "osnoise"', 'tracer = "timerlat"', '"a" has osnoise, "b" has timerlat'),
+        ('probes = ["s:lat u64 a"]', 'probes = ["s:lat u64 a"]', 'synthetic:lat, not both "a" and "b"'),
+        ('probes = ["user:x u32 a"]', 'probes = ["p:x f", "user:x u32 a"]', "one instance that makes user_events:x"),
+        ('instance = "c-1"\nprobes = ["p:x f"]', 'instance = "c.1"', 'not "c-1" and "c.1"'),
+    ],
+)
+def test_instances_that_can_not_be_beside_each_other(one: str, other: str, said: str) -> None:
+    tables = ""
+    for name, keys in (("a", one), ("b", other)):
+        named = keys if "instance =" in keys else f'instance = "{name}"\n{keys}'
+        tables += f"[[instances]]\n{named}\n"
+    (problem,) = problems_of(tables)
+    assert said in problem
+
+
+def test_an_instance_of_another_tracer_empties_what_it_inherits() -> None:
+    text = '[trace]\ntracer = "function"\nfunctions = ["vfs_*"]\noptions = {func_stack_trace = true}\n[[instances]]\n' \
+           '[[instances]]\ninstance = "b"\ntracer = "nop"\n'  # fmt: skip
+    (problem,) = problems_of(text)
+    assert "functions only with tracer" in problem
+    one, other = parse_config(f"{text}functions = []\noptions = {{}}\n", "c").instances()
+    assert (one.functions, other.functions, other.options) == (("vfs_*",), (), {})
+
+
+@pytest.mark.parametrize("tracers", [("osnoise", "osnoise"), ("irqsoff", "wakeup"), ("function", "function")])
+def test_instances_that_can(tracers: tuple[str, str]) -> None:
+    tables = (f'[[instances]]\ninstance = "{n}"\ntracer = "{t}"\nprobes = ["p:x f"]\n' for n, t in enumerate(tracers))
+    assert len(parse_config("".join(tables), "c").instances()) == 2
+
+
 def test_no_events_are_needed_beside_a_tracer_or_a_probe() -> None:
     assert parse_config("[trace]\nevents = []\ntracer = 'function'", "c").trace.events == ()
     assert parse_config("[trace]\nevents = []\nprobes = ['p:a f']", "c").trace.events == ()

@@ -8,12 +8,13 @@ import pytest
 
 from collector.config.load import parse_config
 from collector.control.desired import build_spec, describe, preview
+from collector.control.executor import Executor
 from collector.control.feasible import check_desired
 from collector.control.instance import Instance
-from collector.control.planner import plan_instance
+from collector.control.planner import plan_instance, plan_owned
 from collector.control.probing import read_probe
-from collector.control.wish import InstanceSpec
-from collector.errors import TracefsError, UsageError
+from collector.control.wish import InstanceSpec, Undo
+from collector.errors import InstanceBusyError, TracefsError, UsageError
 from tests.tracefs.tree import FakeKernel, make_fake_kernel, put, stats
 
 BASE = """\
@@ -24,6 +25,7 @@ buffer_size_kb = 1024
 subbuf_size_kb = 4
 """
 SWITCH_FILES = "events/sched/sched_switch"
+FUNCTION = 'tracer = "function"\n'
 
 
 def spec_of(kernel: FakeKernel, keys: str) -> InstanceSpec:
@@ -65,12 +67,12 @@ def writes_of(kernel: FakeKernel, file: str) -> list[str]:
     ("keys", "files"),
     [
         ('tracer = "function"', {"current_tracer": "function"}),
-        ('functions = ["vfs_*"]', {"set_ftrace_filter": "vfs_read\nvfs_write"}),
-        ('functions = [":mod:ext4"]', {"set_ftrace_filter": "ext4_sync [ext4]\next4_read [ext4]"}),
-        ('notrace_functions = ["vfs_read"]', {"set_ftrace_notrace": "vfs_read"}),
-        ("options = {func_stack_trace = true, sym-addr = false}", {"options/func_stack_trace": "1"}),
-        ("function_pids = [7, 5]", {"set_ftrace_pid": "5 7"}),
-        ("notrace_function_pids = [7]", {"set_ftrace_notrace_pid": "7"}),
+        (f'{FUNCTION}functions = ["vfs_*"]', {"set_ftrace_filter": "vfs_read\nvfs_write"}),
+        (f'{FUNCTION}functions = [":mod:ext4"]', {"set_ftrace_filter": "ext4_sync [ext4]\next4_read [ext4]"}),
+        (f'{FUNCTION}notrace_functions = ["vfs_read"]', {"set_ftrace_notrace": "vfs_read"}),
+        (f"{FUNCTION}options = {{func_stack_trace = true, sym-addr = false}}", {"options/func_stack_trace": "1"}),
+        (f"{FUNCTION}function_pids = [7, 5]", {"set_ftrace_pid": "5 7"}),
+        (f"{FUNCTION}notrace_function_pids = [7]", {"set_ftrace_notrace_pid": "7"}),
         ("event_pids = [7, 5]", {"set_event_pid": "5 7"}),
         ("notrace_pids = [9]", {"set_event_notrace_pid": "9", "options/event-fork": "1"}),
         ("event_fork = true", {"options/event-fork": "1"}),
@@ -221,6 +223,7 @@ def test_a_failure_half_way_is_taken_back_in_reverse(kernel: FakeKernel) -> None
     assert "An old one" not in message
     at = kernel.written.index((f"{SWITCH_FILES}/filter", "foo == 1"))
     assert kernel.written[at + 1 :] == [
+        ("tracing_on", "0"), ("events/enable", "0"), ("set_event_notrace_pid", ""),
         ("options/func_stack_trace", "0"), ("current_tracer", "nop"), ("saved_cmdlines_size", "128"),
         ("dynamic_events", "-:ftc_ours/open"),
     ]  # fmt: skip
@@ -228,16 +231,81 @@ def test_a_failure_half_way_is_taken_back_in_reverse(kernel: FakeKernel) -> None
     made.close()
 
 
-def test_a_failure_says_what_could_not_be_taken_back(kernel: FakeKernel) -> None:
+def test_what_could_not_be_taken_back_after_a_failure_is_said_only_when_it_stays(kernel: FakeKernel) -> None:
     kernel.refused[(f"{SWITCH_FILES}/filter", "foo == 1")] = errno.EINVAL
     kernel.refused[("dynamic_events", "-:ftc_ours/open")] = errno.EBUSY
     keys = 'probes = ["p:open vfs_read"]\nfilters = {"sched:sched_switch" = "foo == 1"}'
     made = Instance.open(kernel, spec_of(kernel, keys))
-    with pytest.raises(TracefsError, match=r"(?s)Field not found.*not taken back: .*dynamic_events.*EBUSY"):
+    with pytest.raises(TracefsError, match=r"(?s)Field not found") as caught:
         made.configure()
+    assert "dynamic_events" not in str(caught.value)
+    with pytest.raises(InstanceBusyError, match=r"(?s)p:ftc_ours/open vfs_read.*EBUSY.*cleanup ours"):
+        made.undo(timeout_s=0)
     kernel.refused.clear()
     undo(made)
     assert (kernel.path / "dynamic_events").read_text() == ""
+
+
+def test_an_event_that_is_on_can_not_be_removed_so_a_failure_turns_it_off_first(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does: EBUSY while any instance has it on."""
+    write, enabled = FakeKernel._write, kernel.path / "instances/ours/events/ftc_ours/open/enable"
+
+    def refuse_while_on(tree: FakeKernel, name: str, value: str, flags: int) -> None:
+        busy = value == "-:ftc_ours/open" and enabled.read_text() == "1\n"
+        tree.refused[("dynamic_events", "-:ftc_ours/open")] = errno.EBUSY
+        if not busy:
+            tree.refused.pop(("dynamic_events", "-:ftc_ours/open"))
+        write(tree, name, value, flags)
+
+    monkeypatch.setattr(FakeKernel, "_write", refuse_while_on)
+    kernel.refused[("events/ftc_ours/open/filter", "foo == 1")] = errno.EINVAL
+    keys = 'probes = ["p:open vfs_read"]\nfilters = {"probes:open" = "foo == 1"}'
+    made = Instance.open(kernel, spec_of(kernel, keys))
+    with pytest.raises(TracefsError, match=r"Field not found"):
+        made.configure()
+    assert (kernel.path / "dynamic_events").read_text() == ""
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "trigger", "gone"),
+    [(errno.ENOENT, "", True), (errno.ENOENT, "stacktrace:unlimited\n", False), (errno.ENODEV, None, True)],
+)
+def test_a_trigger_is_gone_when_it_is_not_listed(
+    kernel: FakeKernel, number: int, trigger: str | None, gone: bool
+) -> None:
+    executor = Executor(kernel.instance("ours"))
+    undo = Undo(f"{SWITCH_FILES}/trigger", "!stacktrace", "append")
+    executor.own([undo])
+    place = kernel.path / f"instances/ours/{SWITCH_FILES}/trigger"
+    if trigger is None:
+        place.unlink()
+    else:
+        place.write_text(trigger)
+    kernel.refused[(undo.file, undo.value)] = number
+    assert (undo not in executor.undo()) is gone
+    assert (undo not in executor.pending) is gone
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EBUSY, errno.EINVAL])
+@pytest.mark.parametrize("now", ["0", "5"])
+def test_a_value_is_taken_back_when_it_reads_so(kernel: FakeKernel, number: int, now: str) -> None:
+    put(kernel.path, {"tracing_thresh": f"{now}\n"})
+    executor = Executor(kernel.instance("ours"))
+    undo = Undo("tracing_thresh", "0", scope="top")
+    executor.own([undo])
+    kernel.refused[("tracing_thresh", "0")] = number
+    assert list(executor.undo()) == ([] if now == "0" else [undo])
+
+
+def test_what_is_the_instance_s_own_is_gone_with_it(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is not said that it could not be taken back."""
+    made = set_up(kernel, 'tracer = "function"\ntriggers = {"sched:sched_switch" = ["stacktrace"]}')
+    kernel.refused[(f"{SWITCH_FILES}/trigger", "!stacktrace")] = errno.EINVAL
+    monkeypatch.setattr("os.rmdir", lambda path: None)
+    made.undo(timeout_s=0)
 
 
 def test_what_cannot_be_taken_back_now_is_tried_again(kernel: FakeKernel) -> None:
@@ -270,7 +338,7 @@ def test_what_a_crash_left_as_wished_is_kept_and_removed_at_the_end(kernel: Fake
 
 def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
     crashed = set_up(kernel, 'probes = ["p:open vfs_read"]\nevent_pids = [4]\nnotrace_pids = [5]\n'
-                     'functions = ["vfs_read"]')  # fmt: skip
+                     'tracer = "function"\nfunctions = ["vfs_read"]')  # fmt: skip
     crashed.close()
     put(crashed.dir.path, {"set_event": "sched:sched_switch\nftc_ours:open\n"})
     put(crashed.dir.path, {f"{SWITCH_FILES}/trigger": "traceoff:unlimited\n", f"{SWITCH_FILES}/filter": "prev_pid > 1"})
@@ -284,6 +352,7 @@ def test_what_a_crash_left_and_is_not_wished_goes(kernel: FakeKernel) -> None:
         ("dynamic_events", "-:ftc_ours/open"),
         ("dynamic_events", "p:ftc_ours/open vfs_write"),
         ("set_ftrace_filter", ""),
+        ("current_tracer", "nop"),
         ("set_event_pid", ""),
         ("set_event_notrace_pid", ""),
         ("events/ftc_ours/open/enable", "1"),
@@ -319,8 +388,8 @@ def test_a_kept_instance_keeps_tracer_and_probes_but_not_what_all_share(kernel: 
         ('tracer = "mmiotrace"', r"all CPUs but one offline; expected consent_mmiotrace = true"),
         ("options = {func_stak_trace = true}", r"options\.func_stak_trace.*did you mean func_stack_trace"),
         ("options = {overwrite = true}", r"use the key overwrite"),
-        ('functions = ["vfs_raed"]', r"set_ftrace_filter.*did you mean vfs_read"),
-        ('functions = ["vfs_read", ":mod:ext3"]', r"did you mean ext4"),
+        (f'{FUNCTION}functions = ["vfs_raed"]', r"set_ftrace_filter.*did you mean vfs_read"),
+        (f'{FUNCTION}functions = ["vfs_read", ":mod:ext3"]', r"did you mean ext4"),
         ("max_graph_depth = 3", r"max_graph_depth: this file is shared.*expected allow_top_level = true"),
         ("stack_tracer = true", r"stack_tracer_enabled: this file is shared"),
         ('buffer_size_kb_per_cpu = {"5" = 4096}', r"buffer_size_kb_per_cpu: no such CPU"),
@@ -339,11 +408,49 @@ def test_a_file_that_this_kernel_lacks(kernel: FakeKernel) -> None:
         Instance.open(kernel, spec_of(kernel, "max_graph_depth = 3\nallow_top_level = true"))
 
 
-def test_a_synthetic_event_of_somebody_else_is_left_alone(kernel: FakeKernel) -> None:
-    put(kernel.path, {"dynamic_events": "s:synthetic/lat\tu64 lat\n"})
-    spec = spec_of(kernel, 'probes = ["s:lat u64 lat"]')
-    with pytest.raises(UsageError, match=r"an event of this name already.*-:synthetic/lat"):
-        check_desired(spec, read_probe(kernel.instance("ours"), spec, existed=False))
+@pytest.mark.parametrize(
+    ("line", "wish", "said"),
+    [
+        ("s:synthetic/lat\tu64 lat", "s:lat u64 lat", r"synthetic:lat.*echo '-:synthetic/lat' >> dynamic_events"),
+        ("u:app u32 a; u8 b", "user:app u64 a", r"user_events:app.*echo '-:user_events/app u32 a; u8 b' >> dynamic"),
+    ],
+)
+def test_an_event_of_somebody_else_is_left_alone(kernel: FakeKernel, line: str, wish: str, said: str) -> None:
+    put(kernel.path, {"dynamic_events": f"{line}\n"})
+    spec = spec_of(kernel, f'probes = ["{wish}"]')
+    probe = read_probe(kernel.instance("ours"), spec, existed=False)
+    with pytest.raises(UsageError, match=rf"an event of this name already, made by somebody else.*{said}"):
+        check_desired(spec, probe)
+    made = spec.probes[0]
+    check_desired(spec, replace(probe, owned=frozenset({(made.group, made.name)})))
+
+
+def test_a_user_event_that_a_program_has_made_is_the_same_one_and_stays(kernel: FakeKernel) -> None:
+    put(kernel.path, {"dynamic_events": "u:app u32 a; u8 b\n"})
+    put(kernel.path / "instances/ours", {"events/user_events/app/enable": "0\n"})
+    spec = spec_of(kernel, 'probes = ["user:app u32 a;u8 b"]')
+    probe = read_probe(kernel.instance("ours"), spec, existed=False)
+    check_desired(spec, probe)
+    writes = plan_instance(spec, probe)
+    assert ("events/user_events/app/enable", "1") in [(write.file, write.value) for write in writes]
+    assert "dynamic_events" not in [write.file for write in writes]
+    assert plan_owned(spec, probe) == []
+
+
+def test_a_filter_of_what_is_not_collected_is_said(kernel: FakeKernel) -> None:
+    keys = 'probes = ["p:a vfs_read"]\n[trace.filters]\n"sched:sched_waking" = "x"\n"sched:sched_switch" = "x"\n'
+    made = set_up(kernel, keys + '"probes:a" = "x"')
+    assert made.notes == ["the filter of sched:sched_waking has no effect: events doesn't mean it"]
+    made.close()
+
+
+def test_what_all_share_and_the_tracer_ignores_is_said(kernel: FakeKernel) -> None:
+    keys = 'allow_top_level = true\nmax_graph_depth = 3\ntracing_thresh_us = 5\ngraph_functions = ["vfs_read"]'
+    made = set_up(kernel, keys)
+    assert [note.partition(":")[0] for note in made.notes] == [
+        f"{key} has no effect here" for key in ("graph_functions", "max_graph_depth", "tracing_thresh_us")
+    ]
+    made.close()
 
 
 def test_the_old_list_of_the_top_level_comes_back_word_by_word(kernel: FakeKernel) -> None:

@@ -1,5 +1,6 @@
 """The journal of what takes changes back: its text, and what it makes of crashes, on a stand-in for the kernel."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from collector.cli import main
+from collector.config.load import parse_config
+from collector.control.desired import preview
+from collector.control.feasible import check_desired
 from collector.control.instance import Instance
 from collector.control.journal import (
     Journals,
@@ -22,9 +26,10 @@ from collector.control.journal import (
 from collector.control.leftovers import clean_up, find_leftovers
 from collector.control.wish import Undo
 from collector.errors import EXIT_USAGE, InstanceBusyError, TracefsError, UsageError
-from tests.control.test_desired import read_all, spec_of
+from tests.control.test_desired import BASE, read_all, spec_of
 from tests.tracefs.tree import FakeKernel, make_fake_kernel, put
 
+FUNCTION = 'tracer = "function"\n'
 DEPTH = "max_graph_depth = 3\nallow_top_level = true"
 UNDO = Undo("max_graph_depth", "0", scope="top")
 RECORD = Record("ours", "boot-1", "ours", 7, {1: UNDO, 2: Undo("set_graph_function", "a\udc80", "append", "top")})
@@ -140,7 +145,7 @@ def test_the_original_is_restored_and_not_what_the_killed_run_set(kernel: FakeKe
 
 
 def test_an_options_value_outlives_the_instance_too(kernel: FakeKernel, folder: Path) -> None:
-    start(kernel, folder, "options = {func_stack_trace = true}").close()
+    start(kernel, folder, f"{FUNCTION}options = {{func_stack_trace = true}}").close()
     record = read_journal(folder / "ours.undo")
     assert record is not None
     assert list(record.undos.values()) == [Undo("options/func_stack_trace", "0")]
@@ -152,9 +157,9 @@ def test_two_runs_do_not_change_the_same_option_of_a_tracer(
 ) -> None:
     add_instance(kernel, tmp_path / "more/tracefs")
     theirs = kernel.path / "instances/theirs"
-    first = start(kernel, folder, "options = {func_stack_trace = true, sym-addr = true}")
+    first = start(kernel, folder, f"{FUNCTION}options = {{func_stack_trace = true, sym-addr = true}}")
     put(theirs, {"options/func_stack_trace": "1\n", "options/sym-addr": "1\n"})  # the flag is the same one
-    keys = f"options = {{func_stack_trace = {wanted}, sym-addr = false}}"
+    keys = f"{FUNCTION}options = {{func_stack_trace = {wanted}, sym-addr = false}}"
     with pytest.raises(InstanceBusyError, match=r"func_stack_trace: another run.*instance ours; stop it") as refused:
         start(kernel, folder, keys, name="theirs")
     assert "sym-addr" not in str(refused.value)
@@ -167,8 +172,8 @@ def test_where_each_instance_has_its_own_option_of_a_tracer_two_runs_may_change_
     kernel: FakeKernel, folder: Path, tmp_path: Path
 ) -> None:
     add_instance(kernel, tmp_path / "more/tracefs")
-    start(kernel, folder, "options = {func_stack_trace = true}")
-    second = start(kernel, folder, "options = {func_stack_trace = true}", name="theirs")
+    start(kernel, folder, f"{FUNCTION}options = {{func_stack_trace = true}}")
+    second = start(kernel, folder, f"{FUNCTION}options = {{func_stack_trace = true}}", name="theirs")
     assert second.dir.read_text("options/func_stack_trace") == "1\n"
 
 
@@ -201,6 +206,99 @@ def test_instances_of_one_run_share_a_value(kernel: FakeKernel, folder: Path, tm
     for made in reversed(both):
         stop(made)
     assert (kernel.path / "max_graph_depth").read_text() == "0\n"
+
+
+USER = 'probes = ["user:app u32 a;u8 b"]'
+SYNTHETIC = 'probes = ["s:lat u64 lat"]'
+USER_REMOVAL = "-:user_events/app u32 a; u8 b"
+
+
+@pytest.mark.parametrize("keys", [USER, SYNTHETIC])
+def test_an_event_in_a_group_of_the_kernel_is_known_again_by_its_journal(
+    kernel: FakeKernel, folder: Path, keys: str
+) -> None:
+    start(kernel, folder, keys).close()
+    made = (kernel.path / "dynamic_events").read_text()
+    again = Instance.open(kernel, spec_of(kernel, keys), Journals(folder, "boot-1"))
+    again.existed = False  # somebody has removed the instance
+    check_desired(again.spec, again.probe())
+    again.configure()
+    assert (kernel.path / "dynamic_events").read_text() == made != ""
+    stop(again)
+    assert (kernel.path / "dynamic_events").read_text() == ""
+    assert list(folder.iterdir()) == []
+
+
+def test_a_user_event_that_a_program_has_stays_in_the_journal(
+    kernel: FakeKernel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "rmdir", lambda path: None)
+    kernel.refused[("dynamic_events", USER_REMOVAL)] = errno.EBUSY
+    made = start(kernel, folder, USER)
+    made.undo(timeout_s=0)
+    (left,) = made.left
+    assert re.search(r"app u32 a; u8 b', EBUSY.*used by.*`ftrace-collector cleanup ours` removes it later", left)
+    journals = Journals(folder, "boot-1")
+    (found,) = find_leftovers(kernel, journals)
+    assert found.changes == (f"dynamic_events {USER_REMOVAL}",)
+    with pytest.raises(InstanceBusyError, match=r"ours: not all that was made.*EBUSY"):
+        clean_up(kernel, journals, "ours")
+    made = start(kernel, folder, USER)  # it is taken over
+    made.undo(timeout_s=0)
+    kernel.refused.clear()
+    assert str(clean_up(kernel, journals, "ours")) == f"ours: restored dynamic_events {USER_REMOVAL}; removed"
+    assert (kernel.path / "dynamic_events").read_text() == ""
+    assert list(folder.iterdir()) == []
+
+
+def test_what_an_earlier_version_noted_without_the_fields_is_removed(
+    kernel: FakeKernel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "rmdir", lambda path: None)
+    put(kernel.path, {"dynamic_events": "u:app u32 a; u8 b\n"})
+    undo = Undo("dynamic_events", "-:user_events/app", "append", "top")
+    folder.mkdir()
+    (folder / "ours.undo").write_bytes(build_journal(Record("ours", "boot-1", "ours", 7, {1: undo})))
+    clean_up(kernel, Journals(folder, "boot-1"), "ours")
+    assert (kernel.path / "dynamic_events").read_text() == ""
+
+
+def test_enoent_is_not_taken_for_removed(kernel: FakeKernel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "rmdir", lambda path: None)
+    kernel.refused[("dynamic_events", "-:synthetic/lat")] = errno.ENOENT
+    made = start(kernel, folder, SYNTHETIC)
+    with pytest.raises(TracefsError, match=r"can't be removed.*ENOENT"):
+        made.undo(timeout_s=0)
+    assert [path.name for path in folder.iterdir()] == ["ours.undo"]
+
+
+def test_an_event_of_another_run_is_refused_with_whose_it_is(kernel: FakeKernel, folder: Path, tmp_path: Path) -> None:
+    add_instance(kernel, tmp_path / "more/tracefs")
+    first = start(kernel, folder, USER)
+    with pytest.raises(InstanceBusyError, match=rf"user_events/app of process {os.getpid()}, instance ours; .*cleanup"):
+        start(kernel, folder, USER, name="theirs")
+    stop(first)
+    start(kernel, folder, USER, name="theirs").close()
+
+
+def test_a_preview_knows_what_a_killed_run_has_made(kernel: FakeKernel, folder: Path, tmp_path: Path) -> None:
+    start(kernel, folder, SYNTHETIC).close()
+    (kernel.path / "instances/ours").rename(tmp_path / "gone")
+    trace = parse_config(f"[trace]\n{BASE}{SYNTHETIC}\n", "c").trace
+    writes = preview(trace, kernel, Journals(folder, "boot-1"))
+    assert "dynamic_events" not in [write.file for write in writes]
+    with pytest.raises(UsageError, match="made by somebody else"):
+        preview(trace, kernel, Journals(folder, "boot-2"))
+
+
+@pytest.mark.parametrize("keys", [USER, SYNTHETIC])
+def test_without_a_folder_nothing_is_made_that_nobody_would_know_again(
+    kernel: FakeKernel, tmp_path: Path, keys: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TracefsError, match=r"so it isn't made"):
+        start(kernel, tmp_path / "file" / "run", keys)
+    assert (kernel.path / "dynamic_events").read_text() == ""
 
 
 def test_without_a_folder_only_shared_values_are_refused(kernel: FakeKernel, tmp_path: Path) -> None:

@@ -173,6 +173,33 @@ def test_what_somebody_hinders_is_taken_back_later_and_tracing_goes_on(kernel: F
     assert read_all(kernel) == before
 
 
+def test_an_event_that_a_program_has_is_all_that_stays(kernel: FakeKernel, journals: Journals) -> None:
+    """Then the top level is anybody's again: it is not taken for set up by a killed run."""
+    keys = 'probes = ["user:app u32 a"]'
+    before = read_all(kernel)
+    kernel.refused[("dynamic_events", "-:user_events/app u32 a")] = errno.EBUSY
+    made = start(kernel, journals, keys)
+    made.undo(timeout_s=0)
+    assert len(made.left) == 1
+    put(kernel.path, {"current_tracer": "function\n", "trace_clock": "[local] global mono\n"})
+    again = open_instance(kernel, spec_of(kernel, keys), Journals(journals.folder, "boot-1"))
+    assert not again.existed
+    with pytest.raises(InstanceBusyError, match="the tracer function"):
+        again.configure()
+    again.close()
+    with pytest.raises(InstanceBusyError, match="the tracer function"):
+        preview(parse_config(BASE + keys, "c").trace, kernel, Journals(journals.folder, "boot-1"))
+    (left,) = find_leftovers(kernel, journals)
+    assert (left.unread, len(left.changes)) == (None, 1)
+    kernel.refused.clear()
+    assert str(clean_up(kernel, journals, "top")) == "top: restored dynamic_events -:user_events/app u32 a"
+    put(kernel.path, {"current_tracer": "nop\n"})
+    after = {name: text for name, text in read_all(kernel).items() if "/user_events/" not in name}
+    assert after.pop("tracefs/current_tracer") == "nop\n"
+    assert after == {name: text for name, text in before.items() if name != "tracefs/current_tracer"}
+    assert list(journals.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

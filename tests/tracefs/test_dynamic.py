@@ -3,7 +3,14 @@
 import pytest
 
 from collector.errors import UsageError
-from collector.tracefs.dynamic import group_of, parse_dynamic_events, parse_probe, parse_probes, same_definition
+from collector.tracefs.dynamic import (
+    group_of,
+    parse_dynamic_events,
+    parse_probe,
+    parse_probes,
+    removes,
+    same_definition,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +25,8 @@ from collector.tracefs.dynamic import group_of, parse_dynamic_events, parse_prob
         ("u:up /bin/sh:0x1234 %ip", "p:ftc_x/up /bin/sh:0x1234 %ip", "-:ftc_x/up"),
         ("ur:upr /bin/sh:4660", "r:ftc_x/upr /bin/sh:4660", "-:ftc_x/upr"),
         ("s:lat u64 lat; pid_t pid", "s:synthetic/lat u64 lat; pid_t pid", "-:synthetic/lat"),
-        ("user: mine u32 a; char b[8]", "u:mine u32 a; char b[8]", "-:user_events/mine"),
+        ("user: mine u32 a; char b[8]", "u:mine u32 a; char b[8]", "-:user_events/mine u32 a; char b[8]"),
+        ("user:mine u32  a;char b[8] ;", "u:mine u32 a; char b[8]", "-:user_events/mine u32 a; char b[8]"),
     ],
 )
 def test_each_kind(line: str, definition: str, removal: str) -> None:
@@ -53,7 +61,26 @@ def test_the_kernel_s_list() -> None:
     assert [(e.group, e.name) for e in found] == [
         ("ftc_x", "open"), ("ftc_x", "ret"), ("user_events", "mine"), ("synthetic", "lat"),
     ]  # fmt: skip
-    assert found[0].removal == "-:ftc_x/open"
+    assert [e.removal for e in found] == [
+        "-:ftc_x/open", "-:ftc_x/ret", "-:user_events/mine u32 a", "-:synthetic/lat",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("removal", "line", "means"),
+    [
+        ("-:ftc_x/open", "p:ftc_x/open vfs_read", True),
+        ("-:ftc_x/open", "p:ftc_y/open vfs_read", False),
+        ("-:user_events/mine u32 a; char b[8]", "u:mine u32 a; char b[8]", True),
+        ("-:user_events/mine u32 a", "u:mine u32 a; char b[8]", False),  # another one of the name
+        ("-:user_events/mine", "u:mine u32 a; char b[8]", True),
+        ("-:user_events/mine", "u:mine", True),
+        ("-:synthetic/lat", "s:synthetic/lat\tu64 lat", True),
+    ],
+)
+def test_which_event_a_removal_is_meant_for(removal: str, line: str, means: bool) -> None:
+    (event,) = parse_dynamic_events(line)
+    assert removes(removal, event) is means
 
 
 @pytest.mark.parametrize(
@@ -61,6 +88,15 @@ def test_the_kernel_s_list() -> None:
     [
         ("p:g/u /bin/sh:0x1234", "p:g/u /bin/sh:0x0000000000001234", True),
         ("s:synthetic/lat u64 lat; pid_t pid;", "s:synthetic/lat\tu64 lat; pid_t pid", True),
+        ("s:synthetic/x char name[16]; char[] b", "s:synthetic/x\tchar[16] name; char[] b", True),
+        ("s:synthetic/x unsigned long st[]", "s:synthetic/x\tunsigned long[] st", True),
+        ("s:synthetic/x char name[16]", "s:synthetic/x\tchar[8] name", False),
+        ("r:g/a f x=$retval", "r10:g/a f x=$retval", True),
+        ("r16:g/a f", "r10:g/a f", False),
+        ("f:g/a f%return", "f8:g/a f%return", True),
+        ("p:g/a f+0x10", "p:g/a f+16", True),
+        ("p:g/u /bin/sh:4660", "p:g/u /bin/sh:0x0000000000001234", True),
+        ("u:a u32 a;u8 b", "u:a u32 a; u8 b", True),
         ("p:g/a f x=%di", "p:g/a f x=%si", False),
         ("p:g/a /bin/SH:0x1", "p:g/a /bin/sh:0x1", False),
     ],

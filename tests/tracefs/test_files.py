@@ -115,6 +115,21 @@ def test_a_value_is_one_write_without_truncation(tmp_path: Path, monkeypatch: py
     assert len(calls) == 2
 
 
+def test_what_a_value_names_is_missing_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOENT of write(2): the program of a uprobe, or an event to remove."""
+    put(tmp_path, {"dynamic_events": ""})
+
+    def write(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(files.os, "write", write)
+    with pytest.raises(TracefsError, match=r"refuses the value; got ENOENT .* for 'p:u /no/such:0x1'") as caught:
+        TracefsDir(tmp_path).append("dynamic_events", "p:u /no/such:0x1")
+    assert not isinstance(caught.value, TracefsMissingError)
+    with pytest.raises(TracefsMissingError, match="no such file"):
+        TracefsDir(tmp_path).append("no_events", "x")
+
+
 def test_a_value_taken_in_part_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, {"set_event": ""})
     monkeypatch.setattr(files.os, "write", lambda _fd, _data: 2)
@@ -127,7 +142,7 @@ def test_a_value_taken_in_part_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     [
         (errno.EROFS, TracefsPermissionError, "ProtectKernelTunables"),
         (errno.EPERM, TracefsPermissionError, "lockdown|root"),
-        (errno.EBUSY, TracefsError, "still open"),
+        (errno.EBUSY, TracefsError, "has its ring mapped"),
         (errno.ENOMEM, TracefsError, "smaller"),
         (errno.EINVAL, TracefsError, "4 to 512"),
     ],

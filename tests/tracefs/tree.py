@@ -98,7 +98,7 @@ class FakeKernel(TracefsDir):
                 log = self.path / "error_log"
                 log.write_text((log.read_text() if log.exists() else "") + REFUSAL)
             failure = OSError(number, os.strerror(number))
-            raise self._error(failure, name, "the kernel refuses the value", value) from failure
+            raise self._error(failure, name, "the kernel refuses the value", value, opened=True) from failure
         if name == "buffer_subbuf_size_kb":
             (self.path / "events/header_page").write_text(header_page(int(value)))
         if name == "trace_clock":
@@ -121,10 +121,10 @@ class FakeKernel(TracefsDir):
             if value[:1] == "!":
                 lines.remove(value[1:])
             elif value[:2] == "-:":
-                kept = [line for line in lines if line.split()[0].partition(":")[2] != value[2:]]
+                kept = [line for line in lines if not _is_removed(line, value)]
                 if kept == lines:
                     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-                    raise self._error(failure, name, "the kernel refuses the value", value) from failure
+                    raise self._error(failure, name, "the kernel refuses the value", value, opened=True) from failure
                 lines = kept
             else:
                 lines.append(value)
@@ -143,10 +143,24 @@ class FakeKernel(TracefsDir):
 
     def _make_event(self, line: str) -> None:
         """Every instance has the event's folder."""
-        event = line.split()[0].partition(":")[2]
+        event = _event_of(line)
         top = [self.path] if (self.path / "events").exists() else []
         for instance in (*top, *(self.path / "instances").iterdir()):
             put(instance, {f"events/{event}/{file}": "" for file in ("enable", "filter", "trigger")})
+
+
+def _event_of(line: str) -> str:
+    """GROUP/NAME of a line of dynamic_events; the kernel's group of user events is not in it."""
+    name = line.split()[0].partition(":")[2]
+    return name if "/" in name else f"user_events/{name}"
+
+
+def _is_removed(line: str, removal: str) -> bool:
+    """As dyn_event_release() compares: of user events the fields too, all of them and as they are listed."""
+    wanted, *fields = removal.removeprefix("-:").split()
+    if wanted != _event_of(line):
+        return False
+    return not line.startswith("u:") or line.split()[1:] == fields
 
 
 # {state of a snapshot's ring: how the file begins}
