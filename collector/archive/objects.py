@@ -98,6 +98,10 @@ class ReportObject:
     unit: str  # us, bytes
     realtime_ns: int  # when it was found
     text: str
+    clock: str = ""  # of the times in the text; "": it has none, or the segment does not say it
+    trace_ts: int | None = None  # the instance's clock when it was found
+    text_value: int | None = None  # what the text says it is of, where that is another maximum
+    values: int = 1  # new values since the report before, this one included, as far as they were noticed
 
 
 def object_id(kind: str, data: bytes) -> bytes:
@@ -279,4 +283,11 @@ def parse_report(found: StoredObject) -> ReportObject:
     Raises:
       SegmentError: a key is missing or has the wrong type.
     """
-    return Fields(found.value, "report object").record(ReportObject)
+    top = Fields(found.value, "report object")
+    return ReportObject(
+        top.text("instance"), top.text("kind"), top.text("tracer"), top.integer("value"), top.text("unit"),
+        top.integer("realtime_ns"), top.text("text"), top.text("clock") if top.has("clock") else "",
+        top.maybe_integer("trace_ts") if top.has("trace_ts") else None,
+        top.maybe_integer("text_value") if top.has("text_value") else None,
+        top.integer("values") if top.has("values") else 1,
+    )  # fmt: skip

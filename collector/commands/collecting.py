@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> int:
     if wrong:
         errors.append(ConfigError("this kernel cannot do what is configured\n" + "\n".join(f"  {p}" for p in wrong)))
     raise_all(errors)
-    clock = ", ".join(dict.fromkeys(trace.clock for trace in config.instances()))
+    clock = ", ".join(dict.fromkeys(trace.clock or "auto" for trace in config.instances()))
     print(f"configuration ok; {found} events, clock {clock}, archive {config.archive.folder}")
     for trace in config.instances():
         _print_notes(trace, explain_unheeded_shared(trace.tracer, {key: getattr(trace, key) for key in SHARED_KEYS}))
@@ -106,7 +106,7 @@ def _compare(loaded: "LoadedConfig", tracefs: "TracefsDir", clocks: Sequence[str
     instances = loaded.config.instances()
     for position, trace in enumerate(instances):
         table = ("instances", str(position)) if loaded.config.instance_tables else ("trace",)
-        if trace.clock not in clocks:
+        if trace.clock is not None and trace.clock not in clocks:
             place = loaded.place_of(*table, "clock")
             wrong.append(f"{place}: trace.clock: expected one of {', '.join(clocks)}, got {trace.clock}")
         for pattern in trace.events:

@@ -36,7 +36,7 @@ def config_options() -> argparse.ArgumentParser:
         help="event to record, with globs on both sides; repeatable; default: sched:*",
     )
     config.add_argument("--cpu", metavar="LIST", help="CPUs to trace, as in 0-3,8; default: all")
-    config.add_argument("--clock", metavar="NAME", help="trace clock; default: mono")
+    config.add_argument("--clock", metavar="NAME", help="trace clock; default: mono, or what the tracer needs")
     config.add_argument("--buffer-size-kb", type=int, metavar="N", help="ring of each CPU")
     config.add_argument("--subbuf-size-kb", type=int, metavar="N", help="sub-buffer of the ring; see the docs")
     config.add_argument("--instance", metavar="NAME", help=f"tracing instance; default: {PROGRAM}")

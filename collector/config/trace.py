@@ -34,7 +34,9 @@ class TraceConfig(Section):
 
     instance: str = "ftrace-collector"  # folder in tracefs' instances/
     events: Names = ("sched:*",)  # SYSTEM:EVENT, shell patterns on both sides
-    clock: str = "mono"  # a name of the instance's trace_clock file
+    # A name of the instance's trace_clock file. None: mono, where the kernel has it; the top level's with a tracer that
+    # dates the start of a latency by that.
+    clock: Annotated[str | None, Auto] = None
     buffer_size_kb: Annotated[AtLeastOne | None, Auto] = None  # per CPU; None: 8 MiB, at most 1 % of memory in all
     # None: 64, or 16 with more than 32 CPUs; where the kernel has the choice (6.8), else its pages
     subbuf_size_kb: Annotated[Annotated[int, Field(ge=4, le=512)] | None, Auto] = None
@@ -180,7 +182,7 @@ class TraceConfig(Section):
 
     @field_validator("clock", "tracer")
     @classmethod
-    def _clock_is_a_word(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+    def _clock_is_a_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
             raise ValueError("a name as the kernel's files list them")
         return value

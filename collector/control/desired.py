@@ -10,7 +10,7 @@ from collector.control.journal import TOP_LEVEL, Journals
 from collector.control.planner import events_of_earlier, plan_instance
 from collector.control.probing import read_probe, read_probe_of_none, resolve_events
 from collector.control.toplevel import check_free_to_plan, plan_top_level, read_top_probe
-from collector.control.wish import InstanceSpec, Write
+from collector.control.wish import DEFAULT_CLOCK, InstanceSpec, Write, default_clock
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir
@@ -31,7 +31,7 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
     return InstanceSpec(
         name=trace.instance,
         events=tuple(tracefs.match_events(trace.events)),
-        clock=trace.clock,
+        clock=trace.clock or _default_clock(trace, tracefs),
         buffer_size_kb=trace.buffer_size_kb,
         subbuf_size_kb=trace.subbuf_size_kb,
         cpus=trace.cpus,
@@ -65,6 +65,11 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
         top_level=trace.top_level_buffer,
         block_devices=trace.block_devices,
     )
+
+
+def _default_clock(trace: TraceConfig, tracefs: TracefsDir) -> str:
+    current, clocks = tracefs.top.read_clock()
+    return DEFAULT_CLOCK if trace.top_level_buffer else default_clock(trace.tracer, current, clocks)
 
 
 def preview(trace: TraceConfig, tracefs: TracefsDir, journals: Journals | None = None) -> list[Write]:

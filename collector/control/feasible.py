@@ -7,7 +7,7 @@ from collector.control.wish import BLOCK_FOLDER, EVENT_FORK_FILE, NO_TRACER, Ins
 from collector.errors import InstanceBusyError, UsageError
 from collector.tracefs.dynamic import FILE as DYNAMIC_FILE
 from collector.tracefs.dynamic import KERNEL_GROUPS, USER_GROUP, same_definition
-from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
+from collector.tracefs.snapshots import FEEDING_TRACERS, SNAPSHOT_FILE, SWAPPING_TRACERS, takes_snapshot
 from collector.tracefs.tracers import excludes, family_of
 
 # Options that have a key of their own, or that the collector needs as they are. {option: what to do}
@@ -51,6 +51,7 @@ def check_desired(spec: InstanceSpec, probe: Probe) -> None:
             )  # fmt: skip
     _check_probes(spec, probe)
     _check_snapshots(spec, probe)
+    _check_latency_tracer(spec, probe)
 
 
 def _check_tracer(spec: InstanceSpec, probe: Probe) -> None:
@@ -138,6 +139,23 @@ def _check_probes(spec: InstanceSpec, probe: Probe) -> None:
             expected="a name that is free" + (", or the same fields" if wish.group == USER_GROUP else ""),
             got=other.line,
             hint=f"{collect}; if nobody uses it, `echo '{other.removal}' >> {DYNAMIC_FILE}` in tracefs removes it",
+        )  # fmt: skip
+
+
+def _check_latency_tracer(spec: InstanceSpec, probe: Probe) -> None:
+    """The kernel dates the start of a latency by the top level's clock, and the entries by the instance's."""
+    if spec.tracer not in SWAPPING_TRACERS:
+        return
+    if probe.top_clock not in (None, spec.clock) and not spec.top_level:
+        raise UsageError(
+            "with another clock than the top level's the texts of this tracer are empty or cut", where="clock",
+            expected=f"{probe.top_clock}, the top level's, or none", got=f"{spec.clock} with tracer = {spec.tracer}",
+            hint="leave `clock` out: the top level's is taken",
+        )  # fmt: skip
+    if spec.read != "raw" and spec.tracer in FEEDING_TRACERS:
+        raise UsageError(
+            "the kernel prints lines with interrupts off, which is what this tracer traces: it would feed on itself",
+            where="read", expected="raw", got=f"{spec.read} with tracer = {spec.tracer}",
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collector.tracefs.dynamic import parse_dynamic_events
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir, read_memory_total_bytes
 from collector.tracefs.functions import Function, match_patterns, parse_functions
-from collector.tracefs.snapshots import SNAPSHOT_FILE, SnapshotState, parse_snapshot_state
+from collector.tracefs.snapshots import SNAPSHOT_FILE, SWAPPING_TRACERS, SnapshotState, parse_snapshot_state
 
 _SYSCTL = "/proc/sys/kernel"
 _FUNCTIONS = "available_filter_functions"
@@ -102,6 +102,7 @@ def read_probe(
         filters=_read_filters(tree, spec) if existed else {},
         triggers=read_triggers(tree) if existed else {},
         snapshot=read_snapshot_state(tree) if existed or spec.read == "snapshot" else "none",
+        top_clock=tree.top.read_clock()[0] if spec.tracer in SWAPPING_TRACERS else None,
     )
 
 
@@ -148,6 +149,7 @@ def read_probe_of_none(top: TracefsDir, spec: InstanceSpec) -> Probe:
         cpu_buffer_sizes_kb=dict.fromkeys(possible, _NEW_BUFFER_KB),
         dynamic=parse_dynamic_events(top.try_read_text(DYNAMIC_FILE) or ""),
         snapshot="freed" if top.exists(SNAPSHOT_FILE) else "none",
+        top_clock=top.read_clock()[0] if spec.tracer in SWAPPING_TRACERS else None,
     )
 
 

@@ -3,7 +3,7 @@
 The writes are made in planner.py and done in executor.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +11,7 @@ from collector.errors import UsageError
 from collector.tracefs.cpus import format_cpu_list
 from collector.tracefs.dynamic import ListedEvent, ProbeEvent
 from collector.tracefs.events import EventName
-from collector.tracefs.snapshots import SnapshotState
+from collector.tracefs.snapshots import SWAPPING_TRACERS, SnapshotState
 from collector.tracefs.tracers import SHARED_KEYS, explain_unheeded_shared
 
 SUBBUF_SIZES_KB = (64, 32, 16, 4)  # tried in this order: 64 KiB are order-4 pages, which can run out
@@ -121,6 +121,7 @@ class Probe:
     filters: Mapping[EventName, str] = field(default_factory=dict)  # those that are set
     triggers: Mapping[EventName, tuple[str, ...]] = field(default_factory=dict)  # lines as the kernel prints them
     snapshot: SnapshotState = "none"
+    top_clock: str | None = None  # of the top level; None: not looked at
     owned: frozenset[EventName] = frozenset()  # dynamic events that earlier runs of this instance have made
     other_tracers: Mapping[str, str] = field(default_factory=dict)  # {other buffer, "" the top level: its tracer}
 
@@ -172,6 +173,21 @@ NOTRACE_FUNCTIONS_FILE = "set_ftrace_notrace"
 GRAPH_FUNCTIONS_FILE = "set_graph_function"
 GRAPH_NOTRACE_FILE = "set_graph_notrace"
 OPTIONAL_FILES = (SUBBUF_FILE, PERCENT_FILE, NOTRACE_FILE, EVENT_FORK_FILE)
+
+
+def default_clock(tracer: str, top_clock: str, clocks: Sequence[str]) -> str:
+    """The clock of an instance that none is wished for.
+
+    The tracers that swap the rings date the start of a latency by the top level's clock (ftrace_now()), and what comes
+    later by the instance's: with two clocks their texts are empty, or cut. Before 3.17 there is no `mono`.
+
+    Args:
+      top_clock: the top level's.
+      clocks: that this kernel has.
+    """
+    if tracer in SWAPPING_TRACERS:
+        return top_clock
+    return next((clock for clock in (DEFAULT_CLOCK, "global") if clock in clocks), top_clock)
 
 
 def default_buffer_size_kb(cpus: int, memory_total_bytes: int) -> int:

@@ -7,6 +7,7 @@ from collector.control.wish import default_buffer_size_kb
 from collector.doctor.findings import Finding
 from collector.tracefs.events import matching_events, near_matches
 from collector.tracefs.facts import OK, Facts, TracingState, TreeFacts, Wanted
+from collector.tracefs.snapshots import SWAPPING_TRACERS
 
 TOP_LEVEL_REMEDY = (
     "top_level_buffer = true and allow_top_level = true, another tracer, or a newer kernel (6.12 runs function_graph "
@@ -112,6 +113,11 @@ def _judge_events(tree: TreeFacts, group: str, wanted: Wanted) -> Iterator[Findi
 
 
 def _judge_clock(tree: TreeFacts, group: str, wanted: Wanted) -> Finding:
+    if not wanted.clock:
+        chosen = (
+            "the top level's, by which this tracer dates" if wanted.tracer in SWAPPING_TRACERS else "mono if there is"
+        )
+        return Finding(group, "clock", "ok", f"none is asked for: {chosen}", needed=True)
     if wanted.clock in tree.clocks:
         return Finding(group, f"clock {wanted.clock}", "ok", "trace_clock has it", needed=True)
     remedy = f"this kernel has: {' '.join(tree.clocks)}"

@@ -95,7 +95,7 @@ def _wanted(trace: TraceConfig) -> Wanted:
     return Wanted(
         instance=trace.instance,
         events=trace.events,
-        clock=trace.clock,
+        clock=trace.clock or "",
         buffer_kb=trace.buffer_size_kb,
         subbuf_kb=trace.subbuf_size_kb,
         cpu_buffers_kb=trace.buffer_size_kb_per_cpu,

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from collector.capture.flight import SnapshotSource
-from collector.capture.reports import build_watches, look_at_all
+from collector.capture.reports import Watch, build_watches, look_at_all
 from collector.capture.source import Source
 from collector.capture.stream import Stream
 from collector.config.models import Config
@@ -30,6 +30,9 @@ from collector.run.pipeline import Pipeline
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0  # snapshots for metrics, the status line and systemd
+
+# A threshold that each latency exceeds must not keep the event loop busy.
+LEAST_BETWEEN_CHANGES_S = 0.001
 
 # The wall clock steps and slews against the trace clock.
 CLOCK_PAIR_INTERVAL_S = 60.0
@@ -94,6 +97,9 @@ class Service:
                         readers.start_soon(self._look_after_instances)
                         if self._watches:
                             readers.start_soon(self._watch_reports)
+                        for watch in self._watches:
+                            if watch.fd is not None:
+                                readers.start_soon(self._count_changes, watch, watch.fd)
                         for source in pipeline.sources:
                             if isinstance(source, SnapshotSource) and source.interval_s is not None:
                                 readers.start_soon(self._take_snapshots, source, source.interval_s)
@@ -111,6 +117,8 @@ class Service:
                 nursery.cancel_scope.cancel()
             return complete
         finally:
+            for watch in self._watches:
+                watch.close()
             self._notifier.close()
 
     async def _drain(self) -> bool:
@@ -268,6 +276,12 @@ class Service:
             await trio.sleep(TICK_S)
             await self._look_for_reports()
 
+    async def _count_changes(self, watch: Watch, fd: int) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            watch.note_change()
+            await trio.sleep(LEAST_BETWEEN_CHANGES_S)
+
     async def _look_for_reports(self) -> None:
         reports, problems = await self.pipeline.workers.run(lambda _: look_at_all(self._watches))
         unread = {str(problem) for problem in problems}
@@ -276,8 +290,12 @@ class Service:
         self._unread_reports = unread
         for report in reports:
             self.pipeline.outlet.put(report.note(self.pipeline.run))
+            more: dict[str, object] = {"values": report.values} if report.values > 1 else {}
+            if report.text_value is not None:
+                more["text_of"] = f"{report.text_value} {report.unit}"
             logger.info("a new maximum", extra={"fields": {
                 "instance": report.instance, "tracer": report.tracer, report.kind: f"{report.value} {report.unit}",
+                **more,
             }})  # fmt: skip
 
     async def _take_snapshots(self, source: SnapshotSource, interval_s: float) -> None:

@@ -184,7 +184,7 @@ class Wanted:
 
     instance: str
     events: tuple[str, ...] = ()  # patterns
-    clock: str = "mono"
+    clock: str = "mono"  # "": whichever fits
     tracer: str = "nop"
     text: bool = False  # read as text, by trace_pipe
     snapshot: bool = False  # there is a second ring of each CPU

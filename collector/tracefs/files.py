@@ -4,6 +4,8 @@ A recorded tree (regular files laid out like the real ones, kallsyms and uname b
 the same way; many of its files may be missing.
 """
 
+import contextlib
+import ctypes
 import errno
 import os
 from collections.abc import Iterable, Iterator
@@ -169,6 +171,10 @@ class TracefsDir:
             return sorted(os.listdir(self.path / name))
         except OSError as error:
             raise self._error(error, name, "can't be listed") from error
+
+    def watch_changes(self, name: str) -> "Changes | None":
+        """What tells that the kernel has changed a file (inotify); None where nobody does."""
+        return _watch_file(self.path / name)
 
     def why_unreadable(self, name: str) -> int | None:
         """The errno that opening the file for reading ends in, None when it opens."""
@@ -435,6 +441,40 @@ class TracefsDir:
         log = (self.try_read_text("error_log") or self.top.try_read_text("error_log") or "").rstrip()
         start = max(log.rfind("\n["), 0)
         return f"the kernel says: {log[start:].strip()}" if log else None
+
+
+class Changes:
+    """Tells that the kernel has changed a file. Not to be used from several threads at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd  # readable when there is a change
+
+    def take(self) -> int:
+        """Changes since the last call; those that came before they were taken are one."""
+        found = 0
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.fd, 4096):
+                found += len(data) // _INOTIFY_EVENT_BYTES
+        return found
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+_INOTIFY_EVENT_BYTES = 16  # struct inotify_event without a name, as it is for a file
+_IN_MODIFY = 2  # sys/inotify.h
+
+
+def _watch_file(path: Path) -> Changes | None:
+    """None where the system has no inotify left, or the file is not there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        return None
+    if libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
+        os.close(fd)
+        return None
+    return Changes(fd)
 
 
 def read_stats_fd(fd: int) -> CpuStats:

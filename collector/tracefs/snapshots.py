@@ -17,6 +17,8 @@ SnapshotState = Literal["none", "freed", "empty", "full"]
 # These keep the longest trace in the second ring, by swapping; the kernel refuses other snapshots with EBUSY.
 SWAPPING_TRACERS = frozenset({"irqsoff", "preemptoff", "preemptirqsoff", "wakeup", "wakeup_rt", "wakeup_dl"})
 
+# Of these, what traces sections that every reader of text makes.
+FEEDING_TRACERS = frozenset({"irqsoff", "preemptoff", "preemptirqsoff"})
 
 # All that keep a largest latency, in microseconds; the others leave their entries in the live ring.
 LATENCY_TRACERS = SWAPPING_TRACERS | {"hwlat", "osnoise", "timerlat"}

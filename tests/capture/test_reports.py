@@ -16,8 +16,13 @@ from collector.capture.pipe import PipeSource
 from collector.capture.reports import Watch, build_watches, look_at_all
 from collector.capture.source import LiveInstance, LiveSource
 from collector.cli import main
+from collector.config.load import parse_config
+from collector.control.desired import build_spec
+from collector.control.feasible import check_desired
 from collector.control.instance import Instance
-from collector.errors import TracefsPermissionError
+from collector.control.probing import read_probe
+from collector.control.wish import InstanceSpec
+from collector.errors import TracefsPermissionError, UsageError
 from collector.show.reports import as_text, show_reports
 from sinks.contract.untold import OF_ARCHIVE, Untold
 from tests.capture.rig import RUN
@@ -64,6 +69,73 @@ def test_the_largest_latency_of_this_run_counts(kernel: FakeKernel, held: Instan
     assert [found.value for found in look_at_all([watch])[0]] == [30]
     undo(held)
     assert writes_of(kernel, "tracing_max_latency") == ["0", "55"]
+
+
+def test_a_text_of_another_latency_says_so(kernel: FakeKernel, held: Instance) -> None:
+    """As when a maximum is reached while the text is read: it never gets one."""
+    (watch,) = build_watches([held])
+    reach(held, 80)
+    (report,) = look_at_all([watch])[0]
+    assert (report.value, report.text_value) == (80, 77)
+    put(held.dir.path, {"trace": TRACE.replace("77 us", "80 us")})
+    reach(held, 80)
+    (report,) = look_at_all([watch])[0]
+    assert (report.value, report.text_value) == (80, None)
+    stored = ReportObject(report.instance, report.kind, report.tracer, 80, "us", 10**18, TRACE, text_value=77, values=3)
+    assert "3 new values since the report before; THE TEXT IS OF ANOTHER ONE, of 77 us" in as_text(stored)
+
+
+def test_where_there_is_a_snapshot_the_text_is_read_there(kernel: FakeKernel, held: Instance) -> None:
+    """Reading `trace` would make the tracer blind."""
+    put(held.dir.path, {"snapshot": TRACE.replace("77", "90")})
+    (watch,) = build_watches([held])
+    reach(held, 90)
+    (report,) = look_at_all([watch])[0]
+    assert (report.value, report.text_value, report.clock) == (90, None, held.spec.clock)
+
+
+def test_values_between_two_looks_are_counted_where_the_kernel_tells(kernel: FakeKernel, held: Instance) -> None:
+    (watch,) = build_watches([held])
+    path = held.dir.path / "tracing_max_latency"
+    for value in (77, 60, 77):  # with a threshold each that exceeds it is one
+        with path.open("r+") as file:
+            file.write(f"{value}\n")
+        watch.note_change()  # as the daemon does, as soon as it hears of it
+    (report,) = look_at_all([watch])[0]
+    assert (report.value, report.values) == (77, 3)
+    with path.open("r+") as file:
+        file.write("77\n")  # as large as the one before, and another one
+    (report,) = look_at_all([watch])[0]
+    assert (report.value, report.values) == (77, 1)
+    watch.close()
+
+
+def wished(kernel: FakeKernel, keys: str) -> InstanceSpec:
+    return build_spec(parse_config(f"[trace]\nevents = ['sched:sched_switch']\ninstance = 'ours'\n{keys}\n", "c").trace, kernel)
+
+
+@pytest.mark.parametrize("tracer", ["irqsoff", "wakeup", "wakeup_rt"])
+def test_a_tracer_that_dates_by_the_top_levels_clock_has_that_one(kernel: FakeKernel, tracer: str) -> None:
+    put(kernel.path, {"trace_clock": "local [boot] mono\n"})
+    put(kernel.instance("ours").path, {"trace_clock": "[local] boot mono\n", "available_tracers": f"{tracer} nop\n"})
+    assert wished(kernel, f'tracer = "{tracer}"').clock == "boot"
+    assert wished(kernel, "").clock == "mono"
+    other = wished(kernel, f'tracer = "{tracer}"\nclock = "mono"')
+    with pytest.raises(UsageError, match=r"with another clock than the top level's.*expected boot.*leave `clock` out"):
+        check_desired(other, read_probe(kernel.instance("ours"), other, existed=True))
+
+
+@pytest.mark.parametrize("tracer", ["irqsoff", "preemptoff", "preemptirqsoff"])
+def test_a_tracer_of_what_readers_of_text_do_is_not_read_as_text(kernel: FakeKernel, tracer: str) -> None:
+    put(kernel.instance("ours").path, {"available_tracers": f"{tracer} nop\n"})
+    spec = wished(kernel, f'tracer = "{tracer}"\nread = "text"')
+    with pytest.raises(UsageError, match="feed on itself"):
+        check_desired(spec, read_probe(kernel.instance("ours"), spec, existed=True))
+
+
+def test_without_mono_the_clock_is_one_that_compares(kernel: FakeKernel) -> None:
+    put(kernel.path, {"trace_clock": "[local] global counter\n"})
+    assert wished(kernel, "").clock == "global"
 
 
 def test_a_latency_that_an_adopted_run_has_reached_stays(kernel: FakeKernel) -> None:
@@ -178,7 +250,8 @@ def test_reports_are_counted_checked_and_shown(archive: Path, capsys: pytest.Cap
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row.pop("realtime_ns") for row in rows] == [1_700_000_000_000_000_077, 1_700_000_000_000_000_099]
     assert rows[0] == {
-        "instance": "ours", "kind": "latency", "tracer": "wakeup", "value": 77, "unit": "us", "text": TRACE,
+        "instance": "ours", "kind": "latency", "tracer": "wakeup", "value": 77, "unit": "us", "values": 1,
+        "text": TRACE,
     }  # fmt: skip
 
 

@@ -342,7 +342,7 @@ def test_the_packaged_file_documents_every_key_with_its_default() -> None:
 
 
 def test_the_hash_follows_the_settings() -> None:
-    assert Config().hash() == parse_config("[trace]\nclock = 'mono'", "c").hash()
+    assert Config().hash() == parse_config("[trace]\nclock = 'auto'", "c").hash()
     assert Config().hash() != parse_config("[trace]\nclock = 'boot'", "c").hash()
     assert re.fullmatch(r"[0-9a-f]{16}", Config().hash())
 

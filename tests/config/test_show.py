@@ -113,7 +113,7 @@ def test_what_is_shown_of_every_sink_reads_back(path: Path) -> None:
 def test_the_defaults_are_comments_of_the_default_values() -> None:
     text = format_defaults()
     assert parse_config(text, "c") == Config()
-    assert '# clock = "mono"\n' in text
+    assert '# clock = "auto"\n' in text
     uncommented = text.replace("# ", "")
     assert parse_config(uncommented, "c") == Config()
 
