@@ -1,13 +1,14 @@
 """Reports: text that the kernel keeps in a file until something larger replaces it.
 
-    tracing_max_latency   snapshot, or trace      of the latency tracers: the longest latency, and what led to it
+    tracing_max_latency   the instance's trace    of the latency tracers: the longest latency, and what led to it
     stack_max_size        stack_trace             of the stack tracer: the deepest kernel stack
 
 Each new maximum is read as soon as a look sees it. Of two between two looks the larger alone is there to be read; where
 the kernel tells of each change of the file (5.7), how many there were is counted, as far as they were not at once.
 
-The tracers that swap rings are blind while `trace` is read: a maximum of that moment has a value and no text. Reading
-`snapshot`, which for them is the same ring, does not stop them. What text and value are of different latencies says so.
+The tracers that swap rings can't swap while `trace` is read, so a maximum of that moment has a value and never a text;
+`snapshot`, the same ring, answers EBUSY to everybody. With the option pause-on-trace off (5.8) nothing else stops
+meanwhile. What text and value are of different latencies says so.
 """
 
 import re
@@ -21,7 +22,7 @@ from collector.batch import Note, NoteKind, StreamKey
 from collector.control.instance import Instance
 from collector.errors import TracefsError, TracefsMissingError
 from collector.tracefs.files import Changes, TracefsDir
-from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS, SNAPSHOT_FILE, SWAPPING_TRACERS
+from collector.tracefs.snapshots import LATENCY_FILE, LATENCY_TRACERS
 
 MAX_TEXT_BYTES = 4 << 20  # a latency trace of full rings can be hundreds of MiB
 CUT_MARK = "\n[cut: the text is longer]\n"
@@ -158,10 +159,8 @@ def build_watches(instances: Sequence[Instance]) -> list[Watch]:
     for instance in instances:
         tracer, tree = instance.spec.tracer, instance.dir
         if tracer in LATENCY_TRACERS and tree.exists(LATENCY_FILE):
-            text = SNAPSHOT_FILE if tracer in SWAPPING_TRACERS and tree.exists(SNAPSHOT_FILE) else "trace"
-            watches.append(
-                Watch(tree, instance.spec.name, "latency", tracer, "us", LATENCY_FILE, text, instance.spec.clock)
-            )
+            clock = instance.spec.clock
+            watches.append(Watch(tree, instance.spec.name, "latency", tracer, "us", LATENCY_FILE, "trace", clock))
     return watches
 
 

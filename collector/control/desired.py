@@ -14,6 +14,7 @@ from collector.control.wish import DEFAULT_CLOCK, InstanceSpec, Write, default_c
 from collector.tracefs.dynamic import parse_probes
 from collector.tracefs.events import EventName
 from collector.tracefs.files import TracefsDir
+from collector.tracefs.snapshots import PAUSE_OPTION, SWAPPING_TRACERS
 
 
 def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[int] = ()) -> InstanceSpec:
@@ -42,7 +43,7 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
         read=trace.read,
         cpu_buffer_sizes_kb=trace.buffer_size_kb_per_cpu,
         tracer=trace.tracer,
-        options=trace.options,
+        options=_quiet_options(trace, tracefs) | trace.options,
         event_pids=trace.event_pids,
         hidden_pids=trace.notrace_pids,
         event_fork=trace.event_fork,
@@ -70,6 +71,12 @@ def build_spec(trace: TraceConfig, tracefs: TracefsDir, own_threads: Iterable[in
 def _default_clock(trace: TraceConfig, tracefs: TracefsDir) -> str:
     current, clocks = tracefs.top.read_clock()
     return DEFAULT_CLOCK if trace.top_level_buffer else default_clock(trace.tracer, current, clocks)
+
+
+def _quiet_options(trace: TraceConfig, tracefs: TracefsDir) -> dict[str, bool]:
+    """What must be off for a latency tracer's text to be read without stopping it."""
+    is_needed = trace.tracer in SWAPPING_TRACERS and tracefs.top.exists(f"options/{PAUSE_OPTION}")
+    return {PAUSE_OPTION: False} if is_needed else {}
 
 
 def preview(trace: TraceConfig, tracefs: TracefsDir, journals: Journals | None = None) -> list[Write]:

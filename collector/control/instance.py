@@ -124,6 +124,11 @@ class Instance:
         return self.layout.subbuf_size
 
     @property
+    def missing(self) -> Mapping[str, str]:
+        """{file that this kernel does not have: what that costs}"""
+        return {name: cost for name, cost in OPTIONAL_FILES.items() if name not in self._files}
+
+    @property
     def needs_drain_before_configure(self) -> bool:
         """Setting it up now would throw unread entries away: stop tracing and read them first."""
         return self.existed and changes_discard(self.spec, self.probe())

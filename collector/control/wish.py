@@ -172,7 +172,13 @@ FUNCTIONS_FILE = "set_ftrace_filter"
 NOTRACE_FUNCTIONS_FILE = "set_ftrace_notrace"
 GRAPH_FUNCTIONS_FILE = "set_graph_function"
 GRAPH_NOTRACE_FILE = "set_graph_notrace"
-OPTIONAL_FILES = (SUBBUF_FILE, PERCENT_FILE, NOTRACE_FILE, EVENT_FORK_FILE)
+# {file that older kernels do not have: what that costs}
+OPTIONAL_FILES = {
+    SUBBUF_FILE: "sub-buffers are one page, which costs more calls",
+    PERCENT_FILE: "poll wakes for any entry",
+    NOTRACE_FILE: "the collector's own threads are traced too",
+    EVENT_FORK_FILE: "threads of the collector that start later are traced",
+}
 
 
 def default_clock(tracer: str, top_clock: str, clocks: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ The only importer of the sinks.
 import logging
 import math
 import os
+import platform
 import signal
 import socket
 import sys
@@ -33,7 +34,7 @@ from collector.control.instance import Instance
 from collector.control.journal import Journals
 from collector.control.planner import leaves_snapshots
 from collector.control.wish import MANY_RINGS, InstanceSpec, default_subbuf_size_kb
-from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK, CollectorError
+from collector.errors import EXIT_INCOMPLETE_DRAIN, EXIT_OK, CollectorError, UsageError
 from collector.monitor.logs import LogOutput, start_logging
 from collector.run.instances import InstanceGroup, own_threads
 from collector.run.interference import Interference
@@ -65,6 +66,11 @@ def run(config: Config, *, replay: Path | None = None, duration_s: float | None 
     Raises:
       CollectorError: or a group of them; what is wrong and what to do.
     """
+    if sys.byteorder != "little":
+        raise UsageError(
+            "this program does not read the rings of big-endian machines", where=platform.machine(),
+            expected="a little-endian one", got="big-endian", hint="archives of other machines can be read here",
+        )  # fmt: skip
     output = start_logging(config.log.format, config.log.level)
     try:
         if replay is not None:

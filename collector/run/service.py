@@ -195,6 +195,9 @@ class Service:
         if self._http is not None:
             self._http.not_ready_reason = None
         self._notifier.ready("collecting")
+        # The same in all instances, and the best that this kernel can do.
+        for file, cost in self.instances[0].missing.items() if self.instances else ():
+            logger.info("this kernel lacks a file", extra={"fields": {"file": file, "cost": cost}})
         for instance in self.instances:
             logger.info(
                 "collecting",

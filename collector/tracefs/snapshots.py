@@ -23,6 +23,7 @@ FEEDING_TRACERS = frozenset({"irqsoff", "preemptoff", "preemptirqsoff"})
 # All that keep a largest latency, in microseconds; the others leave their entries in the live ring.
 LATENCY_TRACERS = SWAPPING_TRACERS | {"hwlat", "osnoise", "timerlat"}
 LATENCY_FILE = "tracing_max_latency"
+PAUSE_OPTION = "pause-on-trace"  # since 5.8; before, reading `trace` always stops recording
 
 
 def parse_snapshot_state(head: str) -> SnapshotState:

@@ -85,13 +85,11 @@ def test_a_text_of_another_latency_says_so(kernel: FakeKernel, held: Instance) -
     assert "3 new values since the report before; THE TEXT IS OF ANOTHER ONE, of 77 us" in as_text(stored)
 
 
-def test_where_there_is_a_snapshot_the_text_is_read_there(kernel: FakeKernel, held: Instance) -> None:
-    """Reading `trace` would make the tracer blind."""
-    put(held.dir.path, {"snapshot": TRACE.replace("77", "90")})
-    (watch,) = build_watches([held])
-    reach(held, 90)
-    (report,) = look_at_all([watch])[0]
-    assert (report.value, report.text_value, report.clock) == (90, None, held.spec.clock)
+def test_reading_the_text_stops_the_tracer_no_longer_than_it_must(kernel: FakeKernel) -> None:
+    assert "pause-on-trace" not in wished(kernel, WAKEUP).options  # before 5.8
+    put(kernel.path, {"options/pause-on-trace": "1\n"})
+    assert wished(kernel, WAKEUP).options == {"pause-on-trace": False}
+    assert wished(kernel, f"{WAKEUP}\noptions = {{pause-on-trace = true}}").options == {"pause-on-trace": True}
 
 
 def test_values_between_two_looks_are_counted_where_the_kernel_tells(kernel: FakeKernel, held: Instance) -> None:
@@ -111,7 +109,9 @@ def test_values_between_two_looks_are_counted_where_the_kernel_tells(kernel: Fak
 
 
 def wished(kernel: FakeKernel, keys: str) -> InstanceSpec:
-    return build_spec(parse_config(f"[trace]\nevents = ['sched:sched_switch']\ninstance = 'ours'\n{keys}\n", "c").trace, kernel)
+    return build_spec(
+        parse_config(f"[trace]\nevents = ['sched:sched_switch']\ninstance = 'ours'\n{keys}\n", "c").trace, kernel
+    )
 
 
 @pytest.mark.parametrize("tracer", ["irqsoff", "wakeup", "wakeup_rt"])
