@@ -111,7 +111,9 @@ def test_values_between_two_looks_are_counted_where_the_kernel_tells(kernel: Fak
 
 
 def wished(kernel: FakeKernel, keys: str) -> InstanceSpec:
-    return build_spec(parse_config(f"[trace]\nevents = ['sched:sched_switch']\ninstance = 'ours'\n{keys}\n", "c").trace, kernel)
+    return build_spec(
+        parse_config(f"[trace]\nevents = ['sched:sched_switch']\ninstance = 'ours'\n{keys}\n", "c").trace, kernel
+    )
 
 
 @pytest.mark.parametrize("tracer", ["irqsoff", "wakeup", "wakeup_rt"])
