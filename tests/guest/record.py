@@ -1,6 +1,6 @@
 """Record a case on a kernel of another architecture: Debian's own, under emulation, with nothing but busybox in it.
 
-    python tests/guest/record.py i386 tests/fixtures        # also arm64, armhf; needs qemu-system-arm for these
+    python tests/guest/record.py i386 tests/fixtures    # also arm64, armhf, armhf-rt; these need qemu-system-arm
 
 The machine's own file system is of no use to a foreign processor, so the guest is an initramfs that sets up an
 instance, makes a small load, and prints what tracefs then has on its console. Packages come from Debian's mirror by an
@@ -38,12 +38,17 @@ class Machine:
 
 
 MACHINES = {
-    "i386": Machine(r"linux-image-6\.1\.[^ ]*-686$", ("qemu-system-i386", "-cpu", "max"), "ttyS0"),
+    "i386": Machine(r"linux-image-6\.1\.[^ ]*(?<!-rt)-686$", ("qemu-system-i386", "-cpu", "max"), "ttyS0"),
     "arm64": Machine(
-        r"linux-image-6\.1\.[^ ]*-arm64$", ("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"), "ttyAMA0"
+        r"linux-image-6\.1\.[^ ]*(?<!-rt)(?<!-cloud)-arm64$",
+        ("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57"),
+        "ttyAMA0",
     ),
     "armhf": Machine(
-        r"linux-image-6\.1\.[^ ]*-armmp$", ("qemu-system-arm", "-M", "virt", "-cpu", "cortex-a15"), "ttyAMA0"
+        r"linux-image-6\.1\.[^ ]*(?<!-rt)-armmp$", ("qemu-system-arm", "-M", "virt", "-cpu", "cortex-a15"), "ttyAMA0"
+    ),
+    "armhf-rt": Machine(
+        r"linux-image-6\.1\.[^ ]*-rt-armmp$", ("qemu-system-arm", "-M", "virt", "-cpu", "cortex-a15"), "ttyAMA0"
     ),
 }
 BEGIN, END = "-----BEGIN CASE-----", "-----END CASE-----"
@@ -88,8 +93,9 @@ cd /case; echo; echo {BEGIN}; tar cz . | base64; echo {END}; sync; poweroff -f
 """
 
 
-def apt(arch: str, *command: str, cwd: Path | None = None) -> str:
+def apt(machine: str, *command: str, cwd: Path | None = None) -> str:
     """What an apt of this architecture says, which knows nothing of the host's packages."""
+    arch = machine.partition("-")[0]
     state = CACHE / f"apt-{arch}"
     conf = state / "apt.conf"
     if not conf.exists():
@@ -106,7 +112,7 @@ def apt(arch: str, *command: str, cwd: Path | None = None) -> str:
             f'Dir::Cache "{state}/cache";\nDir::Etc::sourcelist "/dev/null";\n'
             f'Dir::Etc::sourceparts "{state}/sources";\n'
         )
-        apt(arch, "apt-get", "-q", "update")
+        apt(machine, "apt-get", "-q", "update")
     env = {**os.environ, "APT_CONFIG": str(conf)}
     return subprocess.run(command, env=env, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout
 

@@ -1,6 +1,7 @@
 """Kernels of other architectures against the text that they printed themselves: longs of 4 bytes, bitmasks, stacks.
 
-Recorded by tests/guest/record.py from Debian's 6.1 for i386, arm64 and armhf, each with two CPUs.
+Recorded by tests/guest/record.py from Debian's 6.1 for i386, arm64 and armhf (as it is, and with PREEMPT_RT, which has
+another head and other columns of text), each with two CPUs.
 """
 
 import ipaddress
@@ -16,9 +17,9 @@ import pytest
 from collector.cli import main
 from tests import reference
 
-CASES = {"6.1/i386": 4, "6.1/arm64": 8, "6.1/armhf": 4}  # {case: bytes of a long}
+CASES = {"6.1/i386": 4, "6.1/arm64": 8, "6.1/armhf": 4, "6.1/armhf-rt": 4}  # {case: bytes of a long}
 LINE = re.compile(
-    rb"^ *(?P<comm>.+)-(?P<pid>\d+) +\[(?P<cpu>\d+)\] \S{5} +[\d.]+: (?P<event>\w+|#|<stack trace>)(?P<rest>.*)$"
+    rb"^ *(?P<comm>.+)-(?P<pid>\d+) +\[(?P<cpu>\d+)\] \S{4,8} +[\d.]+: (?P<event>\w+|#|<stack trace>)(?P<rest>.*)$"
 )
 NAMES = {
     b"<stack trace>": "kernel_stack",
