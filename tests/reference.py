@@ -8,20 +8,25 @@ Sources: kernel/trace/ring_buffer.c, include/linux/ring_buffer.h, kernel/trace/t
 """
 
 import re
-import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 U64 = (1 << 64) - 1
 STAMP_BITS = 59  # an absolute stamp holds 27 + 32 bits
 PADDING, TIME_EXTEND, TIME_STAMP = 29, 30, 31
 
-# Element sizes of the C types for which a format gives `[]` and the total size, so that no dimension tells.
-TYPE_SIZES = {"char": 1, "u8": 1, "s8": 1, "x8": 1, "__u8": 1, "u16": 2, "s16": 2, "x16": 2, "short": 2,
-              "u32": 4, "s32": 4, "x32": 4, "int": 4, "u64": 8, "s64": 8, "x64": 8, "long": 8}  # fmt: skip
+ByteOrder = Literal["little", "big"]
+
+# Element sizes of the C types, for arrays whose dimension doesn't tell; of a long and a pointer, the word's.
+TYPE_SIZES = {1: "char u8 s8 x8 __u8 __s8 uint8_t int8_t bool",
+              2: "u16 s16 x16 __u16 __s16 __be16 __le16 uint16_t",
+              4: "u32 s32 x32 __u32 __s32 __be32 __le32 int unsigned uint32_t int32_t",
+              8: "u64 s64 x64 __u64 __s64 __be64 uint64_t int64_t"}  # fmt: skip
+WORD_TYPES = ("size_t", "ssize_t", "uintptr_t", "cpumask_t")
+HEAD = ("common_type", "common_flags", "common_preempt_count", "common_pid")  # others are fields as an event's own
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,10 @@ class Layout:
 
     timestamp_offset: int
     commit_offset: int
-    commit_size: int  # 8, or 4 on 32-bit kernels: also the size of the stored count of lost events
+    commit_size: int  # the kernel's word, 8 or 4: also the size of the stored count of lost events
     data_offset: int
     data_size: int
+    byte_order: ByteOrder = "little"  # no file says it
 
     @property
     def subbuf_size(self) -> int:
@@ -65,7 +71,7 @@ class Format:
     system: str
     name: str
     common: tuple[Field, ...]
-    fields: tuple[Field, ...]
+    fields: tuple[Field, ...]  # those of the head that not every kernel has come first
 
     @cached_property
     def common_end(self) -> int:
@@ -107,13 +113,25 @@ FIELD_LINE = re.compile(r"^\s*field:(?P<decl>[^;]+);\s*offset:(?P<offset>\d+);\s
                         r"(?:\s*signed:(?P<signed>\d+);)?", re.M)  # fmt: skip
 
 
-def read_layout(text: str) -> Layout:
+def read_layout(text: str, byte_order: ByteOrder = "little") -> Layout:
     """The layout of a sub-buffer from the text of `events/header_page`."""
     found = {m["decl"].split()[-1]: (int(m["offset"]), int(m["size"])) for m in FIELD_LINE.finditer(text)}
-    return Layout(found["timestamp"][0], *found["commit"], *found["data"])
+    return Layout(found["timestamp"][0], *found["commit"], *found["data"], byte_order)
 
 
-def read_field(system: str, event: str, match: re.Match[str]) -> list[Field]:
+def type_size(types: list[str], word: int) -> int | None:
+    """Bytes of a C type, by its words; None when unknown."""
+    if any("*" in t for t in types):
+        return word
+    plain = [t for t in types if t not in ("const", "volatile", "signed", "__data_loc", "__rel_loc")] or ["int"]
+    if "long" in plain or "short" in plain:  # with or without an "int" behind it
+        return 2 if "short" in plain else 8 if plain.count("long") == 2 else word
+    if plain[-1] in WORD_TYPES:
+        return word
+    return next((size for size, names in TYPE_SIZES.items() if plain[-1] in names.split()), None)
+
+
+def read_field(system: str, event: str, match: re.Match[str], word: int) -> list[Field]:
     """One field line; `kind` follows from the declaration, place and width never do.
 
     Usually one field; of an array of strings (`__data_loc char[][2] name`, only probes have it) each one.
@@ -133,41 +151,45 @@ def read_field(system: str, event: str, match: re.Match[str]) -> list[Field]:
     # The format says caller[8], the record holds as many as its `size` field says.
     if size == 0 or (system, event, name) == ("ftrace", "kernel_stack", "caller"):
         return [Field(name, "tail", offset, size, signed, 1, 1)]
-    if types == ["char"] and dim:
+    known = type_size(types, word)
+    if (dim and known == 1) or ({"struct", "union"} & {*types[:2]} and "*" not in decl):
         return [Field(name, "chars", offset, size, signed, 1, size)]
     count = 1
-    if dim:
-        count = int(dim[1]) if dim[1].isdigit() else size // TYPE_SIZES.get(types[-1], size)
+    if dim and known and size % known == 0:  # the type is believed where it and the dimension disagree
+        count = size // known
+    elif dim:
+        count = int(dim[1]) if dim[1].isdigit() else 1
     if count < 1 or size % count or size // count not in (1, 2, 4, 8) or (dim and size == count):
         return [Field(name, "chars", offset, size, signed, 1, size)]  # a struct, or an array of bytes: all in one
     return [Field(name, "int", offset, size, signed, count, size // count)]
 
 
-def read_format(system: str, text: str) -> Format:
-    """One `format` file; the first block of fields is the head that all records share."""
+def read_format(system: str, text: str, word: int) -> Format:
+    """One `format` file; the first block of fields is the head that all records share. `word`: bytes of a long."""
     name = re.search(r"^name: (.*)$", text, re.M)[1]
     number = int(re.search(r"^ID: (\d+)$", text, re.M)[1])
-    fields = [f for m in FIELD_LINE.finditer(text.split("\nprint fmt:")[0]) for f in read_field(system, name, m)]
-    common = tuple(f for f in fields if f.name.startswith("common_"))
-    own = sorted((f for f in fields if not f.name.startswith("common_")), key=lambda f: f.offset)
-    return Format(number, system, name, common, tuple(own))
+    blocks = text.split("\nprint fmt:")[0].split("\n\n")
+    common, own = ([f for m in FIELD_LINE.finditer(block) for f in read_field(system, name, m, word)]
+                   for block in (blocks[0], "".join(blocks[1:])))  # fmt: skip
+    extra = [f for f in common if f.name not in HEAD]
+    return Format(number, system, name, tuple(common), tuple(sorted([*extra, *own], key=lambda f: f.offset)))
 
 
 # ---- one record
 
 
-def integer(record: bytes, at: int, size: int, signed: bool) -> int:
-    return int.from_bytes(record[at : at + size], "little", signed=signed)
+def integer(record: bytes, at: int, size: int, signed: bool, order: ByteOrder) -> int:
+    return int.from_bytes(record[at : at + size], order, signed=signed)
 
 
-def located(record: bytes, f: Field) -> tuple[int, int]:
+def located(record: bytes, f: Field, order: ByteOrder) -> tuple[int, int]:
     """(offset, length) of the content of a `__data_loc` or `__rel_loc` field."""
-    word = integer(record, f.offset, 4, False)
+    word = integer(record, f.offset, 4, False, order)
     base = f.offset + 4 if f.kind == "rel_loc" else 0
     return base + (word & 0xFFFF), word >> 16
 
 
-def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
+def field_values(record: bytes, fmt: Format, order: ByteOrder) -> dict[str, Any] | None:
     """{name: value} of a record, or None when the record isn't what its format says."""
     if fmt.fixed_end > len(record):
         return None
@@ -175,7 +197,7 @@ def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
     values: dict[str, Any] = {}
     for f in fmt.fields:
         if f.kind in ("data_loc", "rel_loc"):
-            start, length = located(record, f)
+            start, length = located(record, f, order)
             if start + length > len(record):
                 return None
             variable += length
@@ -185,23 +207,23 @@ def field_values(record: bytes, fmt: Format) -> dict[str, Any] | None:
         elif f.kind == "chars":
             values[f.name] = record[f.offset : f.offset + f.size]
         elif f.count == 1:
-            values[f.name] = integer(record, f.offset, f.size, f.signed)
+            values[f.name] = integer(record, f.offset, f.size, f.signed, order)
         else:
-            values[f.name] = [integer(record, f.offset + i * f.element_size, f.element_size, f.signed)
+            values[f.name] = [integer(record, f.offset + i * f.element_size, f.element_size, f.signed, order)
                               for i in range(f.count)]  # fmt: skip
     if variable > len(record):
         return None
     return values  # bytes behind the last field are alignment, or what the ring held before: no field
 
 
-def decode_record(ts: int, record: bytes, formats: dict[int, Format]) -> Entry | None:
+def decode_record(ts: int, record: bytes, formats: dict[int, Format], order: ByteOrder) -> Entry | None:
     """One entry, or None when the record cannot even hold the common head."""
     any_format = next(iter(formats.values()))
     if len(record) < any_format.common_end:
         return None
-    head = {f.name: integer(record, f.offset, f.size, f.signed) for f in any_format.common}
+    head = {f.name: integer(record, f.offset, f.size, f.signed, order) for f in any_format.common}
     fmt = formats.get(head["common_type"])
-    fields = field_values(record, fmt) if fmt else None
+    fields = field_values(record, fmt, order) if fmt else None
     return Entry(ts, head["common_type"], head["common_flags"], head["common_preempt_count"], head["common_pid"],
                  fields, record)  # fmt: skip
 
@@ -211,17 +233,18 @@ def decode_record(ts: int, record: bytes, formats: dict[int, Format]) -> Entry |
 
 def page_head(page: bytes, layout: Layout) -> tuple[int, int, bool, int | None]:
     """(timestamp, length of the data, events were lost before it, how many or None)."""
-    ts = integer(page, layout.timestamp_offset, 8, False)
-    commit = integer(page, layout.commit_offset, layout.commit_size, False) & 0xFFFFFFFF  # sign-extended, or not
+    order = layout.byte_order
+    ts = integer(page, layout.timestamp_offset, 8, False, order)
+    commit = integer(page, layout.commit_offset, layout.commit_size, False, order) & 0xFFFFFFFF  # sign-extended, or not
     length = commit & ~(3 << 30)
     lost, stored = bool(commit & 1 << 31), bool(commit & 1 << 30)
     count = None
     if lost and stored and length + layout.commit_size <= layout.data_size:
-        count = integer(page, layout.data_offset + length, layout.commit_size, False)
+        count = integer(page, layout.data_offset + length, layout.commit_size, False, order)
     return ts, length, lost, count
 
 
-def walk(data: bytes, ts: int) -> tuple[list[tuple[int, bytes]], str]:
+def walk(data: bytes, ts: int, order: ByteOrder) -> tuple[list[tuple[int, bytes]], str]:
     """([(ts, record)], fault) of a page's data, cut to its length.
 
     The records are those before the fault: "truncated", "length", "overrun_entry", or "" for none.
@@ -231,8 +254,8 @@ def walk(data: bytes, ts: int) -> tuple[list[tuple[int, bytes]], str]:
     while at < len(data):
         if len(data) - at < 4:
             return records, "truncated"
-        (word,) = struct.unpack_from("<I", data, at)
-        type_len, delta = word & 31, word >> 5
+        word = integer(data, at, 4, False, order)
+        type_len, delta = (word & 31, word >> 5) if order == "little" else (word >> 27, word & (1 << 27) - 1)
         if type_len == PADDING and delta == 0:
             break
         if 1 <= type_len <= 28:
@@ -240,7 +263,7 @@ def walk(data: bytes, ts: int) -> tuple[list[tuple[int, bytes]], str]:
         else:
             if len(data) - at < 8:
                 return records, "truncated"
-            (more,) = struct.unpack_from("<I", data, at + 4)
+            more = integer(data, at + 4, 4, False, order)
             if type_len in (TIME_EXTEND, TIME_STAMP):
                 value = delta | more << 27
                 if type_len == TIME_EXTEND:
@@ -280,11 +303,11 @@ def decode_pages(pages: bytes, layout: Layout, formats: dict[int, Format]) -> De
         if length > layout.data_size:
             records, fault = [], "commit"
         else:
-            records, fault = walk(page[layout.data_offset : layout.data_offset + length], ts)
+            records, fault = walk(page[layout.data_offset : layout.data_offset + length], ts, layout.byte_order)
         if lost:  # where the data are said to end the count stands; of a malformed page neither is to be trusted
             out.gaps.append((len(out.entries), None if fault else count))
         for ts, record in records:
-            entry = decode_record(ts, record, formats)
+            entry = decode_record(ts, record, formats, layout.byte_order)
             if entry is None:
                 out.skipped["short"] += 1
             else:
@@ -300,7 +323,8 @@ def decode_pages(pages: bytes, layout: Layout, formats: dict[int, Format]) -> De
 
 def read_formats(tracefs: Path) -> dict[int, Format]:
     """{event id: Format} of all format files below `events`."""
-    found = (read_format(p.parent.parent.name, p.read_text()) for p in sorted(tracefs.glob("events/*/*/format")))
+    word = read_layout((tracefs / "events/header_page").read_text()).commit_size
+    found = (read_format(p.parent.parent.name, p.read_text(), word) for p in sorted(tracefs.glob("events/*/*/format")))
     return {f.id: f for f in found}
 
 

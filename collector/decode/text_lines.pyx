@@ -369,8 +369,9 @@ cdef const uint8_t *behind_columns(const uint8_t *p, uint32_t n, const uint8_t *
             value = flag_table[columns[i]][p[i]]
             flags |= value
         elif columns[i] == FLAG_NEED_RESCHED_LAZY:
-            value = flag_table[1][p[i]]   # L, l, or what need-resched has
-            flags |= 0x02 if value != 0 else 0
+            # L or none. Where lazy has a column of its own it has the bit of PREEMPT_RESCHED, not that of 6.13 and newer.
+            value = flag_table[1][p[i]]
+            flags |= 0x20 if value != 0 else 0
         elif columns[i] == FLAG_PREEMPT_DEPTH:
             value = low = hex_table[p[i]]
         elif columns[i] == FLAG_PREEMPT_LAZY_DEPTH:

@@ -194,6 +194,6 @@ def slow_rows(pages: bytes, subbuf_size: int = 4096) -> tuple[list[Row], referen
 
 @cache
 def slow_side(subbuf_size: int) -> tuple[reference.Layout, dict[int, reference.Format]]:
-    formats = [reference.read_format(system, text) for (system, _), text in made.FORMATS.items()]
+    formats = [reference.read_format(system, text, 8) for (system, _), text in made.FORMATS.items()]
     header = made.HEADER_PAGE.format(data_size=subbuf_size - made.HEADER_SIZE)
     return reference.read_layout(header), {f.id: f for f in formats}

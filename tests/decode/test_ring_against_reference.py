@@ -109,17 +109,19 @@ def first_difference(fast: list[Row], slow: list[Row]) -> tuple[int, Row | None,
 
 def both_of(tracefs: Path) -> Both:
     header = (tracefs / "events/header_page").read_text()
+    layout = parse_header_page(header)
     formats = [
-        parse_event_format(f.read_text(), f.parent.parent.name, 8) for f in sorted(tracefs.glob("events/*/*/format"))
+        parse_event_format(f.read_text(), f.parent.parent.name, layout.commit_size)
+        for f in sorted(tracefs.glob("events/*/*/format"))
     ]
-    return Both(parse_header_page(header), formats, reference.read_layout(header), reference.read_formats(tracefs))
+    return Both(layout, formats, reference.read_layout(header), reference.read_formats(tracefs))
 
 
 @cache
 def both_of_made(subbuf_size: int) -> Both:
     header = made.HEADER_PAGE.format(data_size=subbuf_size - made.HEADER_SIZE)
     formats = [parse_event_format(text, system, 8) for (system, _), text in made.FORMATS.items()]
-    slow = [reference.read_format(system, text) for (system, _), text in made.FORMATS.items()]
+    slow = [reference.read_format(system, text, 8) for (system, _), text in made.FORMATS.items()]
     return Both(parse_header_page(header), formats, reference.read_layout(header), {f.id: f for f in slow})
 
 

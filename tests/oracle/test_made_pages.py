@@ -9,7 +9,7 @@ from tests import pages as p
 from tests import reference
 
 LAYOUT = reference.read_layout(p.HEADER_PAGE.format(data_size=4080))
-FORMATS = {f.id: f for f in (reference.read_format(system, text) for (system, _), text in p.FORMATS.items())}
+FORMATS = {f.id: f for f in (reference.read_format(system, text, 8) for (system, _), text in p.FORMATS.items())}
 BARE = p.build_record(505, pid=7)  # the smallest record: only the common head
 
 
