@@ -3,6 +3,7 @@
 # make check       lint, strict types, the tests that need neither root, network nor kernel: a minute on two cores
 # make test        all of that and the rest, of the tests that boot other kernels one for each: a quarter of an hour
 # make test-guest  all tests that boot other kernels: half an hour (see tests/guest/README.md)
+# make test-situations  what production does to a daemon, set up for real: an hour at most (tests/situations)
 # make lint        lint and strict types alone: seconds, the first time 40
 # make fix         mend what lint can mend, sort imports, format
 # make bench       measure against other tools (see bench/README.md)
@@ -23,7 +24,7 @@ BUILT := .venv/.built
 BUILT_FOR_TESTS := .venv/.built-for-tests
 SOURCES := pyproject.toml $(shell find collector sinks -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: run build check test test-guest lint fix bench clean
+.PHONY: run build check test test-guest test-situations lint fix bench clean
 
 run: build
 	@if [ "$$(id -u)" = 0 ] && [ -d /sys/kernel/tracing ] && [ ! -e /sys/kernel/tracing/instances ]; then \
@@ -34,15 +35,18 @@ build: $(BUILT)
 
 # Thousands of small files, synced and removed again: in memory, where there is a place for that.
 check: lint
-	TMPDIR=$(MEMORY) $(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest' $(PYTEST_ARGS)
+	TMPDIR=$(MEMORY) $(BIN)/python -m pytest -q -n $(CPUS) --dist worksteal -m 'not network and not kernel and not guest and not long' $(PYTEST_ARGS)
 
 # Tests of the live kernel have it to themselves.
 test: check
-	$(BIN)/python -m pytest -n $(CPUS) --dist loadscope -m 'network and not kernel and not guest' $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m '$(KERNELS)' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(CPUS) --dist loadscope -m 'network and not kernel and not guest and not long' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m '($(KERNELS)) and not long' $(PYTEST_ARGS)
 
 test-guest: $(BUILT_FOR_TESTS)
 	FTC_REQUIRE_GUEST=1 $(BIN)/python -m pytest -m guest $(PYTEST_ARGS)
+
+test-situations: $(BUILT_FOR_TESTS)
+	FTC_REQUIRE_KERNEL=1 $(BIN)/python -m pytest tests/situations $(PYTEST_ARGS)
 
 lint: $(BUILT_FOR_TESTS)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Tests that boot another kernel: everything in this folder needs root, QEMU and an unpacked kernel.
 
-FTC_REQUIRE_GUEST=1 makes a missing guest a failure instead of a skip.
+FTC_REQUIRE_GUEST=1 makes a missing guest a failure instead of a skip; with "fetched" a kernel that has to be built
+first may be missing.
 """
 
 import os
@@ -17,6 +18,7 @@ GUEST = HERE / "guest"
 ROOT = HERE.parent.parent
 CACHE = Path(os.environ.get("GUEST_CACHE") or Path.home() / ".cache/ftrace-guest")
 KERNELS = ["6.1", "6.12"]
+ALL_TRACERS = "all-tracers"  # built of Debian's 6.12, with every tracer that Linux has
 GUEST_FAILED = 125  # exit code of the tool
 # A kernel that patches its own code while the other emulated CPU runs it panics now and then, before any command runs.
 BOOTS = 3
@@ -32,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))  # an emulated kernel on a busy machine
 
 
+def release_of(kernel: str) -> str:
+    """How `uname -r` begins there."""
+    return "6.12" if kernel == ALL_TRACERS else kernel
+
+
 def missing_for(action: str, kernel: str) -> str | None:
     """Why a guest cannot run here, or None when it can."""
     if os.geteuid() != 0:
@@ -39,7 +46,8 @@ def missing_for(action: str, kernel: str) -> str | None:
     if not (shutil.which("qemu-system-x86_64") and shutil.which("busybox")):
         return "no QEMU: run tests/guest/guest deps"
     if not (CACHE / kernel / "package").exists():
-        return f"no kernel {kernel}: run tests/guest/guest fetch {kernel}"
+        how = "build-kernel" if kernel == ALL_TRACERS else f"fetch {kernel}"
+        return f"no kernel {kernel}: run tests/guest/guest {how}"
     if action == "systemd" and not Path("/lib/systemd/systemd").exists():
         return "no systemd to boot: apt-get install systemd dbus"
     return None
@@ -53,8 +61,9 @@ def run_guest() -> RunGuest:
         action: str, kernel: str, *command: str | Path, timeout_s: float = 300
     ) -> "subprocess.CompletedProcess[str]":
         if why := missing_for(action, kernel):
-            if os.environ.get("FTC_REQUIRE_GUEST") == "1":
-                pytest.fail(f"FTC_REQUIRE_GUEST=1, but no guest can be had: {why}", pytrace=False)
+            required = os.environ.get("FTC_REQUIRE_GUEST")
+            if required == "1" or (required == "fetched" and kernel != ALL_TRACERS):
+                pytest.fail(f"FTC_REQUIRE_GUEST={required}, but no guest can be had: {why}", pytrace=False)
             pytest.skip(f"guest: {why} (FTC_REQUIRE_GUEST=1 makes this a failure)")
         # The tool is plain Python: the interpreter itself starts faster in the guest than a shim of it.
         words = [

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from tests.guest.conftest import RunGuest
-
-ALL_TRACERS = "all-tracers"
+from tests.guest.conftest import ALL_TRACERS, RunGuest
 
 
-@pytest.mark.parametrize("tracers", ["irqsoff preemptoff preemptirqsoff", "wakeup wakeup_rt wakeup_dl",
-                                     "hwlat osnoise timerlat"])  # fmt: skip
+@pytest.mark.parametrize("tracers", [
+    "irqsoff preemptoff preemptirqsoff", "wakeup wakeup_dl", pytest.param("wakeup_rt", marks=pytest.mark.quick_guest),
+    "hwlat osnoise timerlat",
+])  # fmt: skip
 def test_latencies_are_archived_with_what_led_to_them(run_guest: RunGuest, tracers: str) -> None:
     """The checks are in latency.py."""
     words = (sys.executable, "-m", "tests.guest.latency", ALL_TRACERS, *tracers.split())
