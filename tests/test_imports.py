@@ -40,7 +40,7 @@ LOG_CALLS = {"debug", "info", "warning", "error", "exception", "add_argument"}
 
 # Folders of tests that are no room's: what stands beside the tree in tests/ (see CONTRIBUTING.md).
 OTHER_TESTS = {"archives", "contract", "crash", "e2e", "fixtures", "guest", "kernel", "kernels", "oracle",
-               "project", "sinks"}  # fmt: skip
+               "project", "situations", "sinks"}  # fmt: skip
 
 
 class Room(NamedTuple):
