@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from collector.control.holders import why_tracer_is_busy
 from collector.control.journal import Journal
-from collector.control.planner import normal_trigger
+from collector.control.planner import trigger_name
 from collector.control.probing import parse_size_kb, place_of
 from collector.control.removal import remove_event
 from collector.control.wish import TRACER_FILE, Undo, Write
@@ -118,7 +118,7 @@ class Executor:
         if text is None or (undo.mode == "write" and text.strip() == undo.value):
             return True
         if undo.mode == "append" and undo.value.startswith("!"):
-            return normal_trigger(undo.value[1:]) not in {normal_trigger(line) for line in text.splitlines()}
+            return trigger_name(undo.value[1:]) not in {trigger_name(line) for line in text.splitlines()}
         return False
 
     def _do(self, write: Write) -> None:
@@ -254,7 +254,7 @@ _CHECKS: dict[str, Callable[[TracefsDir, str, str], bool]] = {
     "functions": lambda _, value, text: bool(matching_functions(value, parse_functions(text))),
     "listed": _has_event,
     "allocated": lambda _tree, _value, text: parse_snapshot_state(text) != "freed",
-    "trigger": lambda _, value, text: normal_trigger(value) in {normal_trigger(line) for line in text.splitlines()},
+    "trigger": lambda _, value, text: trigger_name(value) in {trigger_name(line) for line in text.splitlines()},
 }
 
 _WRITERS: dict[str, Callable[[TracefsDir, str, str], None]] = {

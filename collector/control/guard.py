@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from collector.control.planner import normal_trigger, switches_tracing, untrigger
+from collector.control.planner import switches_tracing, trigger_name, untrigger
 from collector.control.wish import (
     FUNCTIONS_FILE,
     GRAPH_FUNCTIONS_FILE,
@@ -81,7 +81,7 @@ def parse_setting(file: str, text: str) -> str:
     if file == "set_event":
         return _lines(line.strip() for line in text.splitlines())
     if _event_file(file) == TRIGGER:
-        return _lines(_trigger_name(line) for line in text.splitlines() if not line.startswith("#"))
+        return _lines(trigger_name(line) for line in text.splitlines() if not line.startswith("#"))
     if file in FUNCTION_LISTS:
         return _lines({name for name, _ in parse_functions(text)})
     return text.strip()
@@ -167,7 +167,7 @@ class Guard:
     def _repair_triggers(self, file: str, text: str) -> None:
         """Remove those that are too many, then add those that are missing, in their order."""
         ours, present = (
-            {_trigger_name(line): line for line in lines if line.strip() and not line.startswith("#")}
+            {trigger_name(line): line for line in lines if line.strip() and not line.startswith("#")}
             for lines in (self._triggers[file], text.splitlines())
         )
         for name, line in reversed(present.items()):
@@ -186,15 +186,6 @@ def _event_file(file: str) -> str | None:
     """`filter` or `trigger` for such a file of an event."""
     kind = file.rpartition("/")[2]
     return kind if kind in (FILTER, TRIGGER) else None
-
-
-def _trigger_name(line: str) -> str:
-    """A trigger without how often it may still act, which the kernel counts down."""
-    command, _, condition = normal_trigger(line).partition(" if ")
-    words = command.split(":")
-    if words[0] != "hist" and len(words) > 1 and (words[-1] == "unlimited" or words[-1].isdecimal()):
-        words.pop()
-    return f"{':'.join(words)} if {condition}".removesuffix(" if ")
 
 
 def _lines(lines: Iterable[str]) -> str:

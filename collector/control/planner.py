@@ -222,6 +222,15 @@ def normal_trigger(line: str) -> str:
     return f"{':'.join(words)} if {condition.strip()}".removesuffix(" if ")
 
 
+def trigger_name(line: str) -> str:
+    """A trigger without how often it may still act, which the kernel counts down."""
+    command, _, condition = normal_trigger(line).partition(" if ")
+    words = command.split(":")
+    if words[0] != "hist" and len(words) > 1 and (words[-1] == "unlimited" or words[-1].isdecimal()):
+        words.pop()
+    return f"{':'.join(words)} if {condition}".removesuffix(" if ")
+
+
 def _plan_sizes(spec: InstanceSpec, probe: Probe, subbuf_kb: int) -> list[Write]:
     if _same_buffer_size(spec, probe, subbuf_kb):
         return []

@@ -206,6 +206,21 @@ def test_a_trigger_may_turn_tracing_off_before_it_is_read_back(kernel: FakeKerne
     made.close()
 
 
+def test_a_trigger_that_has_acted_before_it_is_read_back_is_the_same(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel counts down, as soon as the trigger is there."""
+    read_text = FakeKernel.read_text
+
+    def count_down(tree: FakeKernel, name: str) -> str:
+        return read_text(tree, name).replace("stacktrace:50", "stacktrace:count=48")
+
+    monkeypatch.setattr(FakeKernel, "read_text", count_down)
+    made = set_up(kernel, 'triggers = {"sched:sched_switch" = ["stacktrace:50"]}')
+    assert (made.dir.path / f"{SWITCH_FILES}/trigger").read_text().strip() == "stacktrace:50"
+    made.close()
+
+
 def test_a_failure_half_way_is_taken_back_in_reverse(kernel: FakeKernel) -> None:
     before = read_all(kernel)
     kernel.refused[(f"{SWITCH_FILES}/filter", "foo == 1")] = errno.EINVAL
