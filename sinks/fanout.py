@@ -136,6 +136,10 @@ class Fanout:
         for route in self._routes:
             await route.runner.open()
 
+    async def begin(self) -> None:
+        """Have the archive say that the run is there, and what it was given so far; before run()."""
+        await self._archive.begin()
+
     async def run(self) -> None:
         """Deliver until finish() was called and all is delivered, or the deadline of the network sinks is over."""
         async with trio.open_nursery() as nursery:

@@ -56,6 +56,11 @@ class SinkRunner:
             self.queued_bytes += len(item.body)
         self._more.set()
 
+    async def begin(self) -> None:
+        """Leave evidence that the run is there, with what was put so far; before run()."""
+        await self.sink.begin([item for item, _ in self._items])
+        self._items.clear()
+
     async def run(self) -> None:
         """Deliver until finish() was called and the queue is empty, or until cancelled."""
         next_tick_s = trio.current_time() + TICK_S

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collector.archive.bodies import KernelBase, StreamFooter
-from collector.archive.reader import open_segment
+from collector.archive.frame import Kind
+from collector.archive.reader import Segment, open_segment
 from collector.archive.segment import SUFFIX
+from collector.archive.tally import CRASH
 from collector.errors import SegmentError
 from collector.ledger import KernelCounts
 
@@ -39,31 +41,52 @@ class LeftOff:
 def find_left_off(folder: Path, instance: str, boot_id: str) -> Mapping[int, LeftOff]:
     """{cpu: where the instance's newest run of this boot left off}; empty when the archive has none.
 
+    A run that was killed before it had told what an earlier one lost, and so before it archived an entry, is passed
+    over: that is told from the earlier one on.
+
     To be called when the archive was recovered.
     """
+    found: dict[int, LeftOff] = {}
+    untold: dict[int, LeftOff] = {}  # of runs that may have begun behind a crash, and archived nothing
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         try:
             with open_segment(path) as segment:
                 header, footer = segment.header, segment.footer
+                if header is None or footer is None or header.boot_id != boot_id or instance not in header.clocks:
+                    continue
+                ends = {
+                    cpu: _left_off(header.bases.get((name, cpu), KernelBase(0, 0, 0, 0)), of, footer.last)
+                    for of in footer.streams
+                    for name, cpu in [of.stream]
+                    if name == instance
+                }
+                missing = ends.keys() - found.keys()
+                quiet = {of.stream[1] for of in footer.streams if of.stream[0] == instance and not of.closing.blocks}
+                if not footer.last and not header.segment and missing & quiet:
+                    quiet -= _told_crashes(segment, instance)
+                    # Where the earlier run ended in good order, this one's own beginning is as true.
+                    untold |= {cpu: ends[cpu] for cpu in missing & quiet}
+                    missing -= quiet
         except SegmentError:
             continue
-        if header is None or footer is None or header.boot_id != boot_id or instance not in header.clocks:
-            continue
-        return {
-            cpu: _left_off(header.bases.get((name, cpu), KernelBase(0, 0, 0, 0)), of, footer.last)
-            for of in footer.streams
-            for name, cpu in [of.stream]
-            if name == instance
-        }
-    return {}
+        for cpu in missing:
+            found[cpu] = untold.get(cpu, ends[cpu]) if ends[cpu].complete else ends[cpu]
+        if not untold.keys() - found.keys():
+            break
+    return {**untold, **found}
+
+
+def _told_crashes(segment: Segment, instance: str) -> set[int]:
+    """CPUs of which the segment tells what an earlier run lost."""
+    gaps = (segment.gap_at(place) for place in segment.places if place.kind == Kind.GAP)
+    return {gap.stream[1] for gap in gaps if gap is not None and gap.stream[0] == instance and gap.cause == CRASH}
 
 
 def _left_off(base: KernelBase, of: StreamFooter, complete: bool) -> LeftOff:
     closing = of.closing
     return LeftOff(
         accounted=base.read + closing.events + sum(closing.skipped.values()) + closing.unexplained,
-        # What its gaps have told since its last look, or before its first one, is told.
-        overrun=base.overrun + max(closing.overrun, closing.gap_known_events),
+        overrun=base.overrun + closing.told_overrun,
         dropped=base.dropped + closing.dropped,
         commit_overrun=base.commit_overrun + closing.commit_overrun,
         last_ts=of.last_ts,

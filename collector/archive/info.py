@@ -56,8 +56,8 @@ class _Stream:
     def summary(self) -> dict[str, Any]:
         first = self.first or Totals()
         kernel: dict[str, int | None] = {
-            "lost_events": self.closing.lost - first.lost,
-            "overrun": self.closing.overrun - first.overrun,
+            "lost_events": self.closing.told_lost - first.told_lost,
+            "overrun": self.closing.told_overrun - first.told_overrun,
             "dropped": self.closing.dropped - first.dropped,
             "commit_overrun": self.closing.commit_overrun - first.commit_overrun,
             "read_events": self.closing.read - first.read,
@@ -230,13 +230,15 @@ def _note_gap(run: _Run, gap: GapBody) -> None:
 
 def _settle_crashes(runs: list[_Run]) -> None:
     """Give each crashed run what the run after it found missing."""
-    crashed: dict[StreamId, _Stream] = {}
+    crashed: dict[StreamId, list[_Stream]] = {}
     for run in runs:
         for key, lost in run.crash_gaps.items():
-            if (before := crashed.pop(key, None)) is not None:
-                before.crash_lost = lost
+            for before in crashed.pop(key, []):
+                before.crash_lost, lost = lost, 0
         if run.ended == RECOVERED:
-            crashed.update(run.streams)
+            for key, of in run.streams.items():
+                # A run that was killed at its start has told nothing of the one before: what is missing is that one's.
+                crashed[key] = [of] if of.blocks else [*crashed.get(key, []), of]
 
 
 def _build_summary(runs: list[_Run], segments: int, archive_bytes: int, damaged: list[str]) -> dict[str, Any]:

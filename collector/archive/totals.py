@@ -39,9 +39,14 @@ class Totals:
     left_in_kernel: int = 0  # entries given up at shutdown
 
     @property
-    def lost(self) -> int:
-        """Entries the kernel lost."""
-        return self.overrun + self.dropped + self.commit_overrun
+    def told_overrun(self) -> int:
+        """Overwritten entries, by the kernel's count of the last sample or by what the gaps since then have told."""
+        return max(self.overrun, self.gap_known_events)
+
+    @property
+    def told_lost(self) -> int:
+        """Entries the kernel lost, as far as anybody has told."""
+        return self.told_overrun + self.dropped + self.commit_overrun
 
     def unproven(self, malformed_pages: int) -> Unproven:
         """What nobody can prove; without the kernel's counts that is not a number."""

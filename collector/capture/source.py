@@ -188,6 +188,7 @@ class LiveInstance:
     events: Sequence[EventName] = ()  # that are enabled
     clock_pair: Callable[[], ClockPair | None] = lambda: None  # gives the trace clock beside the system's clocks
     left_off: Mapping[int, LeftOff] = field(default_factory=dict)  # {cpu: where an earlier run of it left off}
+    was_killed: bool = False  # the earlier run of it, whether the archive knows of it or not
 
 
 class LiveSource(Source):
@@ -202,14 +203,22 @@ class LiveSource(Source):
         self._has_counts = tracer not in SWAPPING_TRACERS and all(
             self.tree.read_stats(cpu).read_events is not None for cpu in self.cpus[:1]
         )
-        self.left_off = instance.left_off if self._has_counts else {}
+        self.left_off = dict(instance.left_off) if self._has_counts else {}
         for system, event in instance.events[:PRELOADED_EVENTS]:
             self.formats.add(system, event)
         for cpu, now in self._counts_now().items():
             then = self.left_off.get(cpu)
-            # What was overwritten or refused since an earlier run's last look is this run's to tell.
-            self.base[cpu] = now if then is None else then.loss_base(now)
-            self.crash_lost[cpu] = None if then is None else then.unarchived(now)
+            # What was overwritten or refused since an earlier run's last look is this run's to tell; of a ring that
+            # nobody has read, all of it.
+            if then is not None:
+                self.base[cpu], self.crash_lost[cpu] = then.loss_base(now), then.unarchived(now)
+            elif now.read == 0:
+                self.base[cpu] = KernelCounts()
+            else:
+                self.base[cpu] = now
+                if instance.was_killed:  # what it read is in another archive, or in none
+                    self.left_off[cpu] = LeftOff(now.read, now.overrun, now.dropped, now.commit_overrun, None, False)
+                    self.crash_lost[cpu] = None
 
     def header(self) -> dict[str, Any]:
         """What a segment's header says of the instance."""

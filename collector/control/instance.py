@@ -69,6 +69,8 @@ class Instance:
         self.dir = tree
         self.spec = spec
         self.existed = existed  # it was there before: left by a crash, or kept on purpose
+        # An earlier run of this boot did not end in good order.
+        self.was_killed = journal is not None and journal.left is not None and journal.left.is_set_up
         self.notes: list[str] = []  # what is not as wished, in words for the log
         self.exclusion: Exclusion | None = None  # None: nothing was asked for
         self._lock_fd = lock_fd

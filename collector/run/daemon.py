@@ -124,6 +124,7 @@ async def _collect(config: Config, duration_s: float | None, output: LogOutput, 
                 for cpu, entries in held.cleared.items():
                     key = StreamKey(run_id, source.name, cpu)
                     pipeline.emit_gap(key, "cleared", entries, None, "left by an earlier run, not read in time")
+            await pipeline.outlet.begin()
             repair = [held.config.trace.on_interference == "repair" for held in group]
             interference = Interference(pipeline, group.instances, repair)
             service = Service(config, pipeline, group.instances, output, signals, interference)
@@ -165,6 +166,7 @@ async def _drain_leftover(config: Config, instance: Instance) -> None:
         source = _open_source(config, instance, run_id)
         pipeline.attach([source])
         _settle_crash(pipeline, source)
+        await pipeline.outlet.begin()
         await _drain_and_seal(pipeline, config.shutdown_timeout_s)
     if isinstance(source, SnapshotSource) and source.is_drained and config.trace.read != "snapshot":
         source.free()
@@ -240,8 +242,9 @@ def _open_source(config: Config, instance: Instance, run_id: bytes) -> LiveSourc
     if instance.existed:
         left_off = find_left_off(Path(config.archive.folder), instance.spec.name, boot_id())
     found = LiveInstance(
-        instance.dir, instance.spec.name, instance.cpus, instance.spec.events, instance.read_clock_pair, left_off
-    )
+        instance.dir, instance.spec.name, instance.cpus, instance.spec.events, instance.read_clock_pair, left_off,
+        instance.was_killed,
+    )  # fmt: skip
     # Of a run that read snapshots also when this one doesn't: what it left is in both rings.
     if config.trace.read == "snapshot" or (instance.existed and leaves_snapshots(instance.spec, instance.probe())):
         interval_s = config.trace.snapshot_interval_s

@@ -58,6 +58,9 @@ class Outlet(Protocol):
     def put(self, item: Block | Note, release: Callable[[], None] | None = None) -> None:
         """Queue an item; `release` is called when it is off our hands."""
 
+    async def begin(self) -> None:
+        """Leave evidence of the run, and what it tells of earlier ones, before it reads the first entry."""
+
     async def run(self) -> None:
         """Deliver until finish() was called and all is delivered."""
 

@@ -46,6 +46,9 @@ class Sink(Protocol):
     async def open(self) -> None:
         """Get ready to take blocks; an error here ends the daemon's start."""
 
+    async def begin(self, items: Sequence[Item]) -> None:
+        """Leave evidence that the run is there, with these notes, before it reads the first entry."""
+
     async def deliver(self, items: Sequence[Item]) -> Delivery:
         """Take the items, in this order.
 

@@ -91,6 +91,14 @@ class FileSink:
         """
         await self._in_thread(self._open)
 
+    async def begin(self, items: Sequence[Item]) -> None:
+        """Open the run's first segment, with these notes.
+
+        The header has the kernel's counters as they were before the run read anything: after a kill the next run sees
+        from them what this one took. It need not be synced: a power cut takes the rings and their counters too.
+        """
+        await self._in_thread(partial(self._begin, items))
+
     async def deliver(self, items: Sequence[Item]) -> Delivery:
         """Write the items; REJECTED while the disk has no room.
 
@@ -128,6 +136,13 @@ class FileSink:
         self._shelf.fill()
         self._newest_ns = self._shelf.newest_ns
         self._note_state()
+
+    def _begin(self, items: Sequence[Item]) -> None:
+        try:
+            self._ready()
+        except ArchiveError as e:
+            self._suspend(str(e))
+        self._deliver(items)
 
     def _deliver(self, items: Sequence[Item]) -> Delivery:
         now_s = time.monotonic()
