@@ -13,7 +13,10 @@ HAVE_REPORTS = {
 }  # fmt: skip
 AT_THE_TOP = {"blk", "mmiotrace"}
 HERE = {"function", "function_graph", "nop"}
-RETVAL = GRAPH.replace("options = {", "options = {funcgraph-retval = true, ")
+# Under emulation all functions of a kernel are too many to be hooked.
+RETVAL = GRAPH.replace(
+    "options = {", 'functions = ["do_sys_openat2", "do_filp_open"]\noptions = {funcgraph-retval = true, '
+)
 MARKED = """
 events = ["sched:sched_switch"]
 tracer = "nop"
