@@ -12,10 +12,11 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from collector.decode.hash cimport hash_bytes, scatter
+from collector.decode.memory cimport load16, load32, load64
 from collector.decode.msg cimport Out, put_array, put_bin, put_byte, put_uint, reserve_bin
 from collector.decode.ring cimport (
     Batch, CLASS_CHARS, CLASS_INT, CLASS_REL_LOC, CLASS_TAIL, ColumnSpec, EventSpec, WHERE_MASK,
-    WHERE_RAW, load32, load64, record_size,
+    WHERE_RAW, record_size,
 )
 from collector.decode.scan cimport are_equal
 
@@ -365,7 +366,7 @@ cdef class Encoder:
                 values[i] = load32(base + (places[i] & WHERE_MASK))
         elif width == 2:
             for i in range(n):
-                values[i] = (<const uint16_t *> (base + (places[i] & WHERE_MASK)))[0]
+                values[i] = load16(base + (places[i] & WHERE_MASK))
         else:
             for i in range(n):
                 values[i] = base[places[i] & WHERE_MASK]

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from collector.decode.ring cimport load32, load64
+from collector.decode.memory cimport load32, load64
 
 
 cdef inline uint64_t scatter(uint64_t value) noexcept nogil:

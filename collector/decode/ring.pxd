@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from collector.decode.memory cimport load32
+
 # Classes of columns; the numbers are those of plan.py.
 cdef enum:
     CLASS_INT = 0
@@ -78,14 +80,6 @@ cdef class Batch:
     cdef int walk(self, uint8_t *page) noexcept nogil
     cdef int take_gap(self, uint8_t *page, uint32_t commit, uint32_t length) noexcept nogil
     cdef int add_gap(self, int known, uint64_t lost) noexcept nogil
-
-
-cdef inline uint32_t load32(const uint8_t *p) noexcept nogil:
-    return (<const uint32_t *> p)[0]
-
-
-cdef inline uint64_t load64(const uint8_t *p) noexcept nogil:
-    return (<const uint64_t *> p)[0]
 
 
 cdef inline uint32_t record_size(const uint8_t *payload, uint32_t where) noexcept nogil:

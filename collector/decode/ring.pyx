@@ -25,6 +25,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memmove
 
+from collector.decode.memory cimport load32, load64
+
 import sys
 
 from collector.errors import TracefsFormatError

@@ -3,19 +3,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
-from collector.decode.ring cimport load32, load64
+from collector.decode.memory cimport load32, load64
 
 
 cdef inline int is_digit(uint8_t c) noexcept nogil:
     return <uint8_t> (c - c'0') < 10
-
-
-cdef inline void store32(uint8_t *p, uint32_t value) noexcept nogil:
-    (<uint32_t *> p)[0] = value
-
-
-cdef inline void store64(uint8_t *p, uint64_t value) noexcept nogil:
-    (<uint64_t *> p)[0] = value
 
 
 cdef inline const uint8_t *behind_blanks(const uint8_t *p) noexcept nogil:

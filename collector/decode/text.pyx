@@ -20,8 +20,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from collector.decode import ring
+from collector.decode.memory cimport store32, store64
 from collector.decode.ring cimport Batch, Plan, WHERE_LONG
-from collector.decode.scan cimport are_equal, behind_line, behind_number, is_digit, number_at, store32, store64
+from collector.decode.scan cimport are_equal, behind_line, behind_number, is_digit, number_at
 from collector.decode.text_drawing cimport behind_drawing, read_drawing
 from collector.decode.text_forms cimport (
     C_HAS_COMM, C_HAS_CPU, C_HAS_LAZY, C_HAS_TGID, C_KIND_NAMED, C_KIND_SYSCALL_ENTER, C_KIND_SYSCALL_EXIT, FIXED_GRAPH,

@@ -30,7 +30,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
 
 from collector.decode.hash cimport scatter
-from collector.decode.ring cimport load64
+from collector.decode.memory cimport load64
 from collector.decode.scan cimport behind_blanks, behind_line, behind_number, find_bytes, is_digit
 from collector.decode.text_drawing cimport kind_of_drawing
 from collector.decode.text_forms cimport (
