@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr.
 """
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (see collector.errors)."""
     args = build_parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.function
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names in messages may be any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = command(args)
         sys.stdout.flush()

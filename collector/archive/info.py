@@ -172,9 +172,13 @@ def _add_segment(segment: Segment, run: _Run, damaged: list[str]) -> None:
         run.ended = segment.footer.reason if segment.footer.last or segment.footer.reason == "recovered" else "open"
     run.reports += sum(1 for type_name in segment.object_types() if type_name == "report")
     if not run.wall_offset_ns:
-        for _, stored in segment.objects():
+        for offset, stored in segment.objects():
             if stored.type == "clock":
-                pair = parse_clock(stored)
+                try:
+                    pair = parse_clock(stored)
+                except SegmentError as e:
+                    damaged.append(f"{segment.path}: at {offset}: {e}")
+                    continue
                 run.wall_offset_ns[pair.instance] = pair.realtime_ns - pair.trace
 
 

@@ -161,13 +161,14 @@ class Segment:
             elif on_damage is not None:
                 on_damage(Damage(place.offset, 0, found if isinstance(found, str) else "another kind of record"))
 
-    def objects(self) -> Iterator[tuple[int, StoredObject]]:
-        """Gives (offset, object) of each that is good, in the order of the file."""
-        for record in self.good(p for p in self.places if p.kind == Kind.OBJECT):
+    def objects(self, on_damage: Callable[[Damage], None] | None = None) -> Iterator[tuple[int, StoredObject]]:
+        """Gives (offset, object) of each that is good, in the order of the file; the others go to on_damage."""
+        for record in self.good((p for p in self.places if p.kind == Kind.OBJECT), on_damage):
             try:
                 yield record.offset, parse_object(record.body)
-            except SegmentError:
-                continue  # blocks that need it say so
+            except SegmentError as e:
+                if on_damage is not None:
+                    on_damage(Damage(record.offset, record.length, str(e)))
 
     def object_types(self) -> Iterator[str]:
         """Gives the type of each object that is good; what is in them is not looked at."""

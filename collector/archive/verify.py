@@ -19,7 +19,7 @@ from collector.archive.bodies import (
 )
 from collector.archive.frame import TRAILER_BYTES, Damage, Kind, Record
 from collector.archive.lock import is_locked
-from collector.archive.objects import FormatObject, parse_clock, parse_format, parse_names, parse_object, parse_report
+from collector.archive.objects import FormatObject, check_object, parse_format, parse_object
 from collector.archive.pins import read_removed_up_to
 from collector.archive.reader import Segment, list_segments, open_segment
 from collector.archive.recover import BAD_SUFFIX
@@ -197,15 +197,9 @@ class _SegmentCheck:
 
     def _object(self, record: Record) -> None:
         stored = parse_object(record.body)
-        match stored.type:
-            case "format":
-                self._formats[stored.id] = parse_format(stored)
-            case "clock":
-                parse_clock(stored)
-            case "report":
-                parse_report(stored)
-            case "symbols" | "printk" | "comms" | "comms_proc" | "tgids":
-                parse_names(stored)
+        check_object(stored)
+        if stored.type == "format":
+            self._formats[stored.id] = parse_format(stored)
 
     def _block(self, record: Record) -> None:
         head = parse_block(record.body)

@@ -1,14 +1,14 @@
 """The segments that `show` reads from, each with the names and clocks in it."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from collector.archive.block import PickedFields, decode_fields
 from collector.archive.bodies import Clock
-from collector.archive.frame import Kind, Record
+from collector.archive.frame import Damage, Kind, Record
 from collector.archive.objects import ClockPair, FormatObject, StoredObject, parse_clock, parse_format, parse_names
 from collector.archive.reader import Place, Segment, open_segment
 from collector.errors import SegmentError
@@ -52,30 +52,37 @@ class Names:
             case "comms" | "comms_proc":
                 of = self.saved.comms if stored.type == "comms" else self.saved.proc_comms
                 for pid, comm in parse_names(stored).items():
-                    of[pid].append((offset, comm if isinstance(comm, bytes) else str(comm).encode()))
+                    of[pid].append((offset, comm))
             case "tgids":
                 for pid, tgid in parse_names(stored).items():
-                    if isinstance(tgid, int):
-                        self.saved.tgids[pid].append((offset, tgid))
+                    self.saved.tgids[pid].append((offset, tgid))
 
 
 class View:
-    """A segment and the names in it."""
+    """A segment and the names in it.
 
-    def __init__(self, segment: Segment) -> None:
+    Args:
+      on_damage: is told what can't be read of the names.
+    """
+
+    def __init__(self, segment: Segment, on_damage: Callable[[str], None]) -> None:
         self.segment = segment
+        self._on_damage = on_damage
         self._mentions: dict[str, Mentions | None] = {}  # {name of the clock, or instance: names}
         self._walls: dict[str, WallClock | None] = {}
 
     @cached_property
     def _objects(self) -> Names:
         found = Names()
-        for offset, stored in self.segment.objects():
+        for offset, stored in self.segment.objects(self._note_damage):
             try:
                 found.add(offset, stored)
-            except SegmentError:
-                continue
+            except SegmentError as e:
+                self._note_damage(Damage(offset, 0, str(e)))
         return found
+
+    def _note_damage(self, damage: Damage) -> None:
+        self._on_damage(f"{self.segment.path} at {damage.offset}: {damage.reason}")
 
     @property
     def formats(self) -> dict[bytes, FormatObject]:
@@ -173,9 +180,13 @@ class Pool:
         if found is None:
             while len(self._open) >= _OPEN_SEGMENTS:
                 self._open.popitem(last=False)[1].segment.close()
-            found = self._open[path] = View(open_segment(path))
+            found = self._open[path] = View(open_segment(path), self._note_damage)
         self._open.move_to_end(path)
         return found
+
+    def _note_damage(self, what: str) -> None:
+        if what not in self.shown.damaged:  # a segment may be opened more than once
+            self.shown.damaged.append(what)
 
     def close(self) -> None:
         for view in self._open.values():

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 _WORD = (1 << 64) - 1
 
@@ -19,13 +18,11 @@ class Symbols:
         """Whether anything has a name."""
         return bool(self.code or self.strings)
 
-    def add_code(self, names: Mapping[int, Any]) -> None:
-        """Takes a symbols object; what is no [name, offset, module] is left out."""
-        for address, row in names.items():
-            match row:
-                case [str(name), int(offset), str(module)]:
-                    self.code[address & _WORD] = f"{name}+{offset:#x}{f' [{module}]' if module else ''}"
+    def add_code(self, names: Mapping[int, tuple[str, int, str]]) -> None:
+        """Takes a symbols object."""
+        for address, (name, offset, module) in names.items():
+            self.code[address & _WORD] = f"{name}+{offset:#x}{f' [{module}]' if module else ''}"
 
-    def add_strings(self, texts: Mapping[int, Any]) -> None:
+    def add_strings(self, texts: Mapping[int, str]) -> None:
         """Takes a printk object."""
-        self.strings.update((address & _WORD, text) for address, text in texts.items() if isinstance(text, str))
+        self.strings.update((address & _WORD, text) for address, text in texts.items())

@@ -133,8 +133,7 @@ class RecordBuilder:
                     epoch.comms.set(pid, _pack_comm(comm))
             case "tgids":
                 for pid, tgid in parse_names(stored).items():
-                    if isinstance(tgid, int):
-                        epoch.tgids.set(pid, pack(tgid))
+                    epoch.tgids.set(pid, pack(tgid))
             case "symbols":
                 found = Symbols()
                 found.add_code(parse_names(stored))
@@ -258,9 +257,8 @@ def _readable(value: object) -> object:
     return value
 
 
-def _pack_comm(comm: object) -> bytes:
+def _pack_comm(raw: bytes) -> bytes:
     """A thread's name as rows have it: str, or bin when it is not UTF-8."""
-    raw = comm if isinstance(comm, bytes) else str(comm).encode("utf-8", "surrogateescape")
     try:
         return pack(raw.decode())
     except UnicodeDecodeError:

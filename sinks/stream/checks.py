@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from collector.archive.bodies import BlockHead, Header
 from collector.archive.fields import unpack
-from collector.archive.objects import FormatObject, StoredObject, parse_format
+from collector.archive.objects import MAX_OBJECT_PARTS, NAMES, FormatObject, StoredObject, check_object, parse_format
 from collector.archive.totals import Totals
 from collector.errors import SegmentError
 from sinks.stream.run import MAX_STREAMS
@@ -21,6 +21,8 @@ MAX_KINDS = 8192  # of a block
 
 MAX_FORMAT_BYTES = 256 << 10  # the kernel's have some pages at most
 MAX_FORMAT_PARTS = 8192  # maps and arrays in it: one for each field
+
+MAX_DECODED_BYTES = 5 << 20  # of an object of names, or of a report, whose text has 4 MiB at most
 
 
 def check_counts(*counts: int) -> None:
@@ -88,6 +90,23 @@ def parse_small_format(key: bytes, data: bytes) -> FormatObject:
     check_name(found.system)
     check_name(found.name)
     return found
+
+
+def check_small_object(key: bytes, kind: str, data: bytes) -> None:
+    """Decodes an object of names, a clock's or a report's, as every reader will.
+
+    Raises:
+      SegmentError: its value is not what its type has, or larger than any of ours.
+    """
+    if kind not in _DECODED:
+        return  # of a later version: no reader of this one looks at it
+    if len(data) > MAX_DECODED_BYTES:
+        raise SegmentError(f"object {kind} that is too large", expected=f"at most {MAX_DECODED_BYTES} bytes",
+                           got=str(len(data)))  # fmt: skip
+    check_object(StoredObject(key, kind, unpack(data, f"object {kind}", MAX_OBJECT_PARTS)))
+
+
+_DECODED = NAMES | {"clock", "report"}
 
 
 def _check_names(names: Iterable[str]) -> None:

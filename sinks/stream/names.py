@@ -2,7 +2,7 @@
 
 from collector.archive.records import FormatMaps
 from collector.errors import SegmentError
-from sinks.stream.checks import parse_small_format
+from sinks.stream.checks import check_small_object, parse_small_format
 
 # Every segment has them again; a sender whose names fill more than this is not sane.
 MAX_NAMES_BYTES = 32 << 20
@@ -37,7 +37,7 @@ class Names(FormatMaps):
         Args:
           key, kind, data: of the body, as open_object gives them.
         Raises:
-          SegmentError: it is one too many, or a format that is none.
+          SegmentError: it is one too many, or not what its type has.
         """
         known = self._formats if kind == "format" else self.objects
         added_bytes = 0 if key in known else len(body)
@@ -45,6 +45,8 @@ class Names(FormatMaps):
             raise SegmentError("too many names", expected=f"at most {MAX_NAMES_BYTES} bytes of objects a header")
         if kind == "format":
             self._events[key] = parse_small_format(key, data).full_name
+        else:
+            check_small_object(key, kind, data)
         self._size_bytes += added_bytes
         known.pop(key, None)  # a name that is changed back counts from its new place
         known[key] = body

@@ -266,7 +266,7 @@ def test_a_segment_that_no_footer_can_hold_is_set_aside(tmp_path: Path, monkeypa
 def test_memory_is_counted(tmp_path: Path) -> None:
     archive = HostArchive(tmp_path, POLICY)
     before = archive.held_bytes
-    archive.take([*of_run(RUN, range(100)), Parcel(Kind.OBJECT, build_object("symbols", bytes(50_000))[1], RUN)])
+    archive.take([*of_run(RUN, range(100)), Parcel(Kind.OBJECT, build_object("printk", {1: "a" * 50_000})[1], RUN)])
     assert 60_000 < archive.held_bytes - before < 200_000
     archive.close()
 

@@ -102,7 +102,7 @@ async def test_a_name_that_is_sent_again_and_refused_is_left_out(
     tmp_path: Path, archive: Path, parcels: list[Parcel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another receiver takes less than the one that took it."""
-    large = Parcel(Kind.OBJECT, build_object("symbols", bytes(200_000))[1], parcels[0].run)
+    large = Parcel(Kind.OBJECT, build_object("printk", {1: "a" * 200_000})[1], parcels[0].run)
     at = first_block(parcels)
     async with sending(str(tmp_path / "socket")) as transport:
         async with serving(tmp_path) as served:

@@ -98,7 +98,7 @@ async def test_names_of_a_sender_that_went_away_make_room(
 ) -> None:
     monkeypatch.setattr(memory, "PATIENCE_S", 0.05)
     monkeypatch.setattr(server, "TICK_S", 0.01)
-    names = [Parcel(Kind.OBJECT, build_object("symbols", bytes([n]) * MIB)[1], b"") for n in range(3)]
+    names = [Parcel(Kind.OBJECT, build_object("printk", {1: chr(n) * MIB})[1], b"") for n in range(3)]
     async with serving(tmp_path) as served:
         budget = served.receiver.memory
         async with sending(served.address, host="large") as transport:

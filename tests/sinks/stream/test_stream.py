@@ -462,7 +462,7 @@ async def test_objects_that_explode_are_refused(
     monkeypatch.setattr(host, "MAX_UNPACKED_BYTES", 8 << 20)
     compressor = zstandard.ZstdCompressor()
     bombs = [
-        Parcel(Kind.OBJECT, build_object("symbols", bytes([n]) * (3 << 20), compressor)[1], parcels[0].run)
+        Parcel(Kind.OBJECT, build_object("printk", {1: chr(n) * (3 << 20)}, compressor)[1], parcels[0].run)
         for n in range(3)
     ]
     assert sum(len(bomb.body) for bomb in bombs) < 10_000
