@@ -45,6 +45,7 @@ class CollectorError(Exception):
         got: str | None = None,
         hint: str | None = None,
     ) -> None:
+        where, got = _clip(where), _clip(got)
         self.what, self.where, self.expected, self.got, self.hint = what, where, expected, got, hint
         parts = [what if where is None else f"{where}: {what}"]
         if expected is not None:
@@ -54,6 +55,14 @@ class CollectorError(Exception):
         if hint is not None:
             parts.append(hint)
         super().__init__("; ".join(parts))
+
+
+def _clip(text: str | None) -> str | None:
+    """What is quoted may be of any length."""
+    return text if text is None or len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 400  # characters of a quotation
 
 
 class UsageError(CollectorError):

@@ -25,7 +25,6 @@ CLASS_NUMBERS = {
     "tail": CLASS_TAIL,
 }  # {class name: number}
 
-MOST_RECORD_BYTES = 1 << 24  # a sub-buffer has at most 512 KiB
 LOC_SIZE = 4  # bytes of a __data_loc or __rel_loc word in the record
 
 
@@ -130,20 +129,9 @@ def common_head(event: EventFormat) -> CommonHead:
 
 
 def build_event_plan(event: EventFormat) -> EventPlan:
-    """The plan of an event with a format.
-
-    Raises:
-      TracefsFormatError: a field lies where no record reaches.
-    """
+    """The plan of an event with a format."""
     columns = tuple(_column(f, kind) for f, kind in zip(event.columns, field_kinds(event), strict=True))
     fixed = max((f.offset + _fixed_bytes(f) for f in event.fields), default=0)
-    if fixed > MOST_RECORD_BYTES:
-        raise TracefsFormatError(
-            "fields behind the end of any record",
-            where=f"events/{event.system}/{event.name}/format",
-            expected=f"at most {MOST_RECORD_BYTES} bytes",
-            got=f"{fixed} bytes",
-        )
     return EventPlan(event.id, event.system, event.name, event.text, columns, fixed, event.word_size, event.doubts)
 
 

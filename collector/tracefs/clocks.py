@@ -61,12 +61,13 @@ def parse_trace_clock(text: str) -> tuple[str, tuple[str, ...]]:
     Raises:
       TracefsFormatError: no name, or more than one, is in brackets.
     """
-    current = re.findall(r"\[([^\]\s]+)\]", text)
+    words = text.split()
+    current = [word[1:-1] for word in words if re.fullmatch(r"\[[^\[\]]+\]", word)]
     if len(current) != 1:
         raise TracefsFormatError(
             "no current clock", where="trace_clock", expected="one name in [brackets]", got=repr(text[:120])
         )
-    return current[0], tuple(word.strip("[]") for word in text.split())
+    return current[0], tuple(word.strip("[]") for word in words)
 
 
 def clock_of(name: str) -> TraceClock:

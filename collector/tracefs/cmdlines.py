@@ -58,9 +58,13 @@ def parse_saved_tgids(text: str) -> dict[int, int]:
     tgids: dict[int, int] = {}
     for line in text.splitlines():
         parts = line.split()
-        if len(parts) == 2 and parts[0].isdecimal() and parts[1].isdecimal() and int(parts[1]):
+        if len(parts) == 2 and all(map(_is_pid, parts)) and int(parts[1]):
             tgids[int(parts[0])] = int(parts[1])
     return tgids
+
+
+def _is_pid(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 10
 
 
 def _split(data: bytes) -> list[_Line]:

@@ -17,10 +17,11 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
       UsageError: a part is neither a number nor a range that ascends.
     """
     cpus: set[int] = set()
-    for part in text.strip().split(",") if text.strip() else ():
+    parts = text.strip().split(",") if text.strip() else []
+    for part in parts:
         match = _RANGE.fullmatch(part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= _MAX_CPU:
+        if len(parts) > _MAX_CPU + 1 or not first <= last <= _MAX_CPU:
             raise UsageError(
                 "not a list of CPUs", where=repr(text), expected=f"numbers up to {_MAX_CPU} and ranges, as in 0-3,8",
                 got=repr(part),
@@ -49,11 +50,13 @@ def parse_cpu_mask(text: str) -> tuple[int, ...]:
       UsageError: a word is not hex.
     """
     value = 0
-    for word in text.strip().split(","):
-        if not _MASK_WORD.fullmatch(word):
+    words = text.strip().split(",")
+    for word in words:
+        if not _MASK_WORD.fullmatch(word) or len(words) > _MAX_CPU // 32 + 1:
             raise UsageError(
-                "not a CPU mask", where=repr(text), expected="hex words, as in ff,ffffffff", got=repr(word)
-            )
+                "not a CPU mask", where=repr(text), expected=f"hex words of CPUs up to {_MAX_CPU}, as in ff,ffffffff",
+                got=repr(word),
+            )  # fmt: skip
         value = value << 32 | int(word, 16)
     return tuple(cpu for cpu in range(value.bit_length()) if value >> cpu & 1)
 

@@ -25,12 +25,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from collector.errors import TracefsFormatError
+from collector.tracefs.layout import MOST_SUBBUF_BYTES
 
 FieldClass = Literal["int", "chars", "data_loc", "rel_loc", "tail"]
 
 INTERNAL_SYSTEM = "ftrace"  # records of tracers and markers: they have formats, but can't be enabled
 
 INT_SIZES = (1, 2, 4, 8)
+
+MOST_FIELDS = 4096  # of an event; a probe has at most 128 arguments, and a system call six
+MOST_STRINGS = 1024  # of an array in a probe, which has 64 elements at most
 
 # The head's fields that a batch keeps for every event; others of the head are columns of each event.
 HEAD_FIELDS = ("common_type", "common_flags", "common_preempt_count", "common_pid")
@@ -50,11 +54,11 @@ _WORD_TYPES = frozenset(
 )
 
 _LINE = re.compile(
-    r"\s*field:(?P<decl>[^;]*);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);(?:\s*signed:(?P<signed>[01]);)?\s*$"
+    r"\s*field:(?P<decl>[^;]*);\s*offset:(?P<offset>\d{1,10});\s*size:(?P<size>\d{1,10});(?:\s*signed:(?P<signed>[01]);)?\s*$"
 )
 _DECL = re.compile(r"^(?P<type>.*?)(?P<name>[A-Za-z_]\w*)\s*(?P<dims>(?:\[[^\]]*\])*)$")
 # The second dimension of a probe's array of strings, in the type, or behind the name.
-_STRING_ARRAY = re.compile(r"(?P<first>\[\]\s*)?\[(?P<count>\d+)\]$")
+_STRING_ARRAY = re.compile(r"(?P<first>\[\]\s*)?\[(?P<count>\d{1,10})\]$")
 _QUALIFIERS = re.compile(r"\b(?:const|volatile)\b")
 
 
@@ -130,6 +134,8 @@ def parse_event_format(text: str, system: str, word_size: int) -> EventFormat:
             event_id = _parse_id(line, where)
         elif "field:" in line:
             fields.extend(_parse_field(line, where, common=in_head, word_size=word_size))
+            if len(fields) > MOST_FIELDS:
+                raise TracefsFormatError("too many fields", where=where, expected=f"at most {MOST_FIELDS}")
         elif not line.strip():
             # The first empty line that follows a field ends the common head.
             in_head = in_head and not fields
@@ -163,7 +169,7 @@ def element_type(field: Field) -> str:
 
 def _parse_id(line: str, where: str) -> int:
     number = line.removeprefix("ID:").strip()
-    if not number.isdecimal() or int(number) > 0xFFFF:
+    if not number.isdecimal() or len(number) > 5 or int(number) > 0xFFFF:
         raise TracefsFormatError("wrong event id", where=where, expected="0 to 65535", got=repr(number))
     return int(number)
 
@@ -178,6 +184,11 @@ def _parse_field(line: str, where: str, *, common: bool, word_size: int) -> Iter
         )
     ctype, name, dims = decl["type"].strip(), decl["name"], decl["dims"]
     offset, size, signed = int(match["offset"]), int(match["size"]), match["signed"] == "1"
+    if offset + size > MOST_SUBBUF_BYTES:
+        raise TracefsFormatError(
+            "a field behind the end of any record", where=where, expected=f"at most {MOST_SUBBUF_BYTES} bytes",
+            got=f"{offset + size} bytes",
+        )  # fmt: skip
     shown = ctype + dims
 
     def field(cls: FieldClass, element_size: int, count: int = 1, doubt: str = "") -> Field:
@@ -220,6 +231,11 @@ def _located_fields(field: Field, where: str) -> Iterator[Field]:
     if match is None or (match["first"] is None and field.size != 4 * count):
         yield field
         return
+    if max(count, field.size // 4) > MOST_STRINGS:
+        raise TracefsFormatError(
+            "an array of more strings than a probe can have", where=where, expected=f"at most {MOST_STRINGS}",
+            got=str(max(count, field.size // 4)),
+        )  # fmt: skip
     if field.size != 4 * count:
         doubt = f"{count} locations of 4 bytes are declared in {field.size} bytes; the size is believed"
         count = field.size // 4
@@ -231,7 +247,7 @@ def _declared_count(dims: str) -> int | None:
     """Elements of `T name[N]` as declared; None where N is no number."""
     count = 1
     for dim in re.findall(r"\[([^\]]*)\]", dims):
-        if not dim.strip().isdecimal():
+        if count > MOST_SUBBUF_BYTES or not dim.strip().isdecimal() or len(dim) > 10:
             return None
         count *= int(dim)
     return count

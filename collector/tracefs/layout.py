@@ -13,12 +13,15 @@ ByteOrder = Literal["little", "big"]
 # The upper two bits say that entries were lost, and that their number is stored.
 _COMMIT_MASK = 0x3FFFFFFF
 
+MOST_SUBBUF_BYTES = 1 << 24  # the kernel has at most 512 KiB
+_LONGEST = 4096  # characters of these files; the kernel's have some hundreds
+
 TYPE_LEN_DATA_MAX = 28
 TYPE_LEN_PADDING = 29
 TYPE_LEN_TIME_EXTEND = 30
 TYPE_LEN_TIME_STAMP = 31
 
-_FIELD = re.compile(r"\s*field:[^;]*?(?P<name>\w+);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);")
+_FIELD = re.compile(r"\s*field:[^;]*?(?P<name>\w+);\s*offset:(?P<offset>\d{1,10});\s*size:(?P<size>\d{1,10});")
 
 # {key of header_event: the number that the decoder is built for}
 _TYPE_LENS = {
@@ -29,7 +32,7 @@ _TYPE_LENS = {
 }
 _BITS = {"type_len": 5, "time_delta": 27, "array": 32}
 _EVENT_LINE = re.compile(
-    r"\s*(?P<key>[a-z_]+(?: [a-z_]+)*)\s*(?::(?P<bits>\s*\d+) bits|:?\s*(?:type )?==\s*(?P<is>\d+))"
+    r"\s*(?P<key>[a-z_]+(?: [a-z_]+)*)\s*(?::(?P<bits>\s*\d{1,9}) bits|:?\s*(?:type )?==\s*(?P<is>\d{1,9}))"
 )
 
 
@@ -64,7 +67,7 @@ def parse_header_page(text: str) -> PageLayout:
       TracefsFormatError: a line is missing, or a number can't be.
     Source: kernel/trace/ring_buffer.c, ring_buffer_print_page_header().
     """
-    found = {match["name"]: (int(match["offset"]), int(match["size"])) for match in _FIELD.finditer(text)}
+    found = {match["name"]: (int(match["offset"]), int(match["size"])) for match in _FIELD.finditer(text[:_LONGEST])}
     missing = [name for name in ("timestamp", "commit", "data") if name not in found]
     if missing:
         raise TracefsFormatError(
@@ -77,11 +80,12 @@ def parse_header_page(text: str) -> PageLayout:
         layout.timestamp_size != 8
         or layout.commit_size not in (4, 8)
         or layout.data_offset < head_end
-        or layout.data_size <= 0
+        or not 0 < layout.data_size <= MOST_SUBBUF_BYTES
     ):
         raise TracefsFormatError(
             "a layout that this program can't read", where="events/header_page",
-            expected="a timestamp of 8 bytes, a commit of 4 or 8, and data behind both", got=repr(layout),
+            expected=f"a timestamp of 8 bytes, a commit of 4 or 8, and behind both at most {MOST_SUBBUF_BYTES} of data",
+            got=repr(layout),
         )  # fmt: skip
     return layout
 
@@ -96,7 +100,7 @@ def parse_header_event(text: str) -> None:
     Source: kernel/trace/ring_buffer.c, ring_buffer_print_entry_header().
     """
     said: dict[str, int] = {}
-    for match in _EVENT_LINE.finditer(text):
+    for match in _EVENT_LINE.finditer(text[:_LONGEST]):
         said[match["key"]] = int(match["bits"] or match["is"])
     for key, number in (_BITS | _TYPE_LENS).items():
         if said.get(key, number) != number:
