@@ -13,6 +13,9 @@ VERSION = 1
 
 Bytes = bytes | memoryview
 
+# Maps and arrays in a body at most: an empty one has a byte there and 60 in memory. A footer has one for each record.
+_PARTS = {"header": 1 << 18, "block": 1 << 20, "gap": 256, "coverage": 256, "sample": 256, "footer": 1 << 22}
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -152,7 +155,7 @@ def _stream(top: Fields) -> StreamId:
 
 def parse_header(body: Bytes) -> Header:
     """Raises SegmentError when the body is not the header of a version 1 segment."""
-    top = Fields(unpack(body, "header"), "header")
+    top = Fields(unpack(body, "header", _PARTS["header"]), "header")
     if top.text("format") != FORMAT:
         raise SegmentError("not a segment", expected=FORMAT, got=repr(top.text("format")))
     version = top.integer("version")
@@ -184,7 +187,7 @@ def parse_header(body: Bytes) -> Header:
 
 def parse_block(body: Bytes) -> BlockHead:
     """Raises SegmentError when the body is not a block's; the columns are not looked at."""
-    top = Fields(unpack(body, "block"), "block")
+    top = Fields(unpack(body, "block", _PARTS["block"]), "block")
     entries = top.integer("n")
     gaps = []
     for at, lost, source in top.rows("gaps", int, (int, type(None)), str):
@@ -205,7 +208,7 @@ def parse_block(body: Bytes) -> BlockHead:
 
 def parse_gap(body: Bytes) -> GapBody:
     """Raises SegmentError when the body is not a gap's."""
-    top = Fields(unpack(body, "gap"), "gap")
+    top = Fields(unpack(body, "gap", _PARTS["gap"]), "gap")
     return GapBody(
         top.binary("run", 16), _stream(top), top.text("cause"), top.maybe_integer("count"),
         top.maybe_integer("from_ts"), top.maybe_integer("to_ts"), top.text("detail"),
@@ -214,7 +217,7 @@ def parse_gap(body: Bytes) -> GapBody:
 
 def parse_coverage(body: Bytes) -> CoverageBody:
     """Raises SegmentError when the body is not a coverage record's."""
-    top = Fields(unpack(body, "coverage"), "coverage")
+    top = Fields(unpack(body, "coverage", _PARTS["coverage"]), "coverage")
     return CoverageBody(
         top.binary("run", 16), _stream(top), top.integer("from_ts"), top.maybe_integer("to_ts"), top.text("state"),
         top.integer("at_ns"),
@@ -223,14 +226,14 @@ def parse_coverage(body: Bytes) -> CoverageBody:
 
 def parse_sample(body: Bytes) -> SampleBody:
     """Raises SegmentError when the body is not a sample's."""
-    top = Fields(unpack(body, "sample"), "sample")
+    top = Fields(unpack(body, "sample", _PARTS["sample"]), "sample")
     totals: Any = top.map("totals")
     return SampleBody(top.binary("run", 16), _stream(top), top.integer("at_ns"), parse_totals(totals, "sample: totals"))
 
 
 def parse_footer(body: Bytes) -> Footer:
     """Raises SegmentError when the body is not a footer's."""
-    top = Fields(unpack(body, "footer"), "footer")
+    top = Fields(unpack(body, "footer", _PARTS["footer"]), "footer")
     streams = []
     for value in top.array("streams"):
         of = Fields(value, "footer: stream")
